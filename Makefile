@@ -1,0 +1,41 @@
+# From a fresh clone: `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The pin stands in pyproject.toml and nowhere else.
+TORCH  := $(shell sed -n 's/^requires = .*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+MAX_JOBS ?= 2
+export MAX_JOBS
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.built
+	$(BIN)/torchgil demo --plot demo.png
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+	$(BIN)/codespell
+
+bench: $(VENV)/.built
+	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py
+
+# torch first and exactly: any looser requirement can bring gigabytes of CUDA packages.
+$(VENV)/.torch: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja
+	touch $@
+
+$(VENV)/.built: $(VENV)/.torch setup.py $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@

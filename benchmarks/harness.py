@@ -1,0 +1,136 @@
+"""How every benchmark here measures: fresh processes, rounds in turn, medians, JSON.
+
+A benchmark declares configurations; each runs in a process of its own, one after
+the other and round after round (A B C A B C ...), so that drift of the machine
+meets all of them alike. Figures are compared within one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    import torchgil
+
+    model = platform.processor()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "cpu": model,
+        "usable_cores": torchgil.usable_cores(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchgil": torchgil.__version__,
+        "commit": commit.stdout.strip() or None,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile, nearest rank: an observed value, never an invented one."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, extremes and number of rounds of one configuration."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "rounds": len(values),
+    }
+
+
+def run_child(
+    script: str, configuration: Mapping[str, Any], *, threads: int = 1, timeout: float = 300
+) -> Any:
+    """Runs `script --child '{configuration}'` in a fresh process; returns the JSON it prints last."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    root = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, script, "--child", json.dumps(configuration)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{script} failed for {dict(configuration)}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def interleave(
+    script: str, configurations: Mapping[str, Mapping[str, Any]], *, rounds: int, threads: int = 1
+) -> dict[str, list[Any]]:
+    """Each configuration's result of each round; the rounds visit all in turn."""
+    results: dict[str, list[Any]] = {name: [] for name in configurations}
+    for number in range(rounds):
+        for name, configuration in configurations.items():
+            progress(f"round {number + 1}/{rounds}: {name}")
+            results[name].append(run_child(script, configuration, threads=threads))
+    progress("")
+    return results
+
+
+def progress(text: str) -> None:
+    """One line that is overwritten; nothing when stderr is no terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+def save(name: str, rows: Any, path: str | None = None) -> Path:
+    """Writes benchmarks/results/NAME.json, or `path`."""
+    target = Path(path) if path else RESULTS / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(
+        json.dumps({"format": FORMAT, "benchmark": name, "machine": machine(), "rows": rows}, indent=1) + "\n"
+    )
+    return target
+
+
+def main(
+    doc: str | None, child: Callable[[dict[str, Any]], Any], parent: Callable[[argparse.Namespace], None]
+) -> None:
+    """The command line of a benchmark: the parent's, or with --child one configuration's."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="fresh processes per configuration (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one short round: to see that it runs")
+    parser.add_argument(
+        "--json", metavar="FILE", help="where to write the results (default benchmarks/results/)"
+    )
+    parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        print(json.dumps(child(json.loads(options.child))))
+    else:
+        if options.quick:
+            options.rounds = 1
+        parent(options)

@@ -1,0 +1,58 @@
+// csrc/gil.h: the one header that touches the GIL.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <unistd.h>
+
+namespace torchgil {
+
+/// Whether the calling thread holds the GIL. Any thread may ask, at any time.
+inline bool gil_held() {
+  return PyGILState_Check() == 1;
+}
+
+/// Whether the interpreter has begun to shut down: from then on a thread that
+/// asks for the GIL never gets it.
+inline bool interpreter_is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+/// Stops the calling thread for good, without the GIL, while the process ends.
+[[noreturn]] inline void park_for_ever() {
+  while (true) {
+    ::pause();
+  }
+}
+
+/// The release window of every `released` call: the GIL is released while one
+/// lives. The creator must hold the GIL.
+///
+/// It is py::gil_scoped_release with the way out mended. A daemon thread whose
+/// op ends after the interpreter began to shut down must not ask for the GIL:
+/// before 3.14 CPython answers with pthread_exit(), whose unwinding meets a
+/// destructor and ends the process with "terminate called without an active
+/// exception". Such a thread is parked instead, as CPython 3.14 itself does.
+class ReleaseWindow {
+ public:
+  ReleaseWindow() = default;
+  ReleaseWindow(const ReleaseWindow&) = delete;
+  ReleaseWindow& operator=(const ReleaseWindow&) = delete;
+  ReleaseWindow(ReleaseWindow&&) = delete;
+  ReleaseWindow& operator=(ReleaseWindow&&) = delete;
+
+  ~ReleaseWindow() {
+    if (interpreter_is_finalizing()) {
+      park_for_ever();
+    }
+    // Here release_ asks for the GIL and waits for it.
+  }
+
+ private:
+  pybind11::gil_scoped_release release_;
+};
+
+} // namespace torchgil

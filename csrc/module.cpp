@@ -1,0 +1,10 @@
+// csrc/module.cpp: torchgil._C. Each wing registers its own bindings.
+#include <pybind11/pybind11.h>
+
+namespace torchgil {
+void register_ops(pybind11::module_& m);
+} // namespace torchgil
+
+PYBIND11_MODULE(_C, m) {
+  torchgil::register_ops(m);
+}

@@ -1,0 +1,289 @@
+// csrc/ops/bindings.cpp: the ops in Python, each under three GIL policies.
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <cmath>
+
+#include "gil.h"
+#include "ops/estimate.h"
+#include "ops/latch.h"
+#include "ops/library.h"
+#include "ops/number.h"
+#include "ops/policies.h"
+#include "ops/witness.h"
+
+namespace py = pybind11;
+
+namespace torchgil {
+namespace {
+
+// The first line of each docstring is the signature, in the form that
+// inspect.signature reads.
+constexpr const char* kAddDoc = R"(add(a, b, *, alpha=1)
+--
+
+a + alpha * b, elementwise: torch.add under this module's GIL policy.
+
+Args:
+    a: Tensor of any shape, dtype and device.
+    b: Tensor whose shape broadcasts with a's.
+    alpha: Number that b is multiplied by.
+
+Returns:
+    Tensor of the broadcast shape and the promoted dtype.
+
+Raises:
+    RuntimeError: The shapes do not broadcast, or the devices differ.
+    TypeError: An argument is no tensor.
+)";
+
+constexpr const char* kMatmulDoc = R"(matmul(a, b)
+--
+
+The matrix product: torch.matmul under this module's GIL policy.
+
+Args:
+    a: Tensor of shape [..., m, k] or [k].
+    b: Tensor of shape [..., k, n] or [k], of a's dtype.
+
+Returns:
+    Tensor of shape [..., m, n], without the dimensions that a vector lacks.
+
+Raises:
+    RuntimeError: The shapes do not fit, or the dtypes or devices differ.
+    TypeError: An argument is no tensor.
+)";
+
+constexpr const char* kRmsNormDoc = R"(rms_norm(x, weight, eps=1e-06)
+--
+
+x / sqrt(mean(x ** 2) + eps) * weight, over the last dimension.
+
+Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; equal to
+torch.nn.functional.rms_norm(x, [n], weight, eps). Sums are float32 for bfloat16
+and float16.
+
+Args:
+    x: Tensor of shape [..., n], of a floating dtype, any strides.
+    weight: Tensor of shape [n], of a floating dtype.
+    eps: Finite number, not negative.
+
+Returns:
+    Contiguous tensor of x's shape and dtype.
+
+Raises:
+    TypeError: A dtype is not floating, or an argument is no tensor.
+    ValueError: The shapes or devices do not fit, or eps is out of range.
+)";
+
+constexpr const char* kNmsDoc = R"(nms(boxes, scores, iou_threshold)
+--
+
+Greedy non-maximum suppression: keeps the box of the highest score, drops those
+that overlap it by more than the threshold, and so on with the rest.
+
+A box without area overlaps nothing. A NaN score counts as minus infinity; a box
+with a NaN coordinate overlaps nothing and is kept.
+
+Args:
+    boxes: Tensor of shape [n, 4] on the CPU, of a floating dtype: x1 y1 x2 y2.
+    scores: Tensor of shape [n] on the CPU, of a floating dtype.
+    iou_threshold: Intersection over union in [0, 1].
+
+Returns:
+    int64 tensor of shape [kept]: indices by decreasing score, ties by lower index.
+
+Raises:
+    NotImplementedError: The tensors are not on the CPU.
+    TypeError: A dtype is not floating, or an argument is no tensor.
+    ValueError: A shape does not fit, or iou_threshold is out of range.
+)";
+
+constexpr const char* kSpinDoc = R"(spin(seconds)
+--
+
+Burns one core, without touching memory.
+
+Args:
+    seconds: Wall time in [0, 1e9].
+
+Returns:
+    How many rounds of arithmetic it did: halves where two share one core.
+
+Raises:
+    ValueError: seconds is negative, NaN or infinite.
+)";
+
+constexpr const char* kSleepDoc = R"(sleep(seconds)
+--
+
+Blocks in the operating system.
+
+Args:
+    seconds: Wall time in [0, 1e9].
+
+Raises:
+    ValueError: seconds is negative, NaN or infinite.
+)";
+
+constexpr const char* kWaitDoc = R"(wait(latch, timeout)
+--
+
+Blocks until the latch is open.
+
+Another Python thread can come and open it only where the GIL is released
+meanwhile: held.wait can only time out. That is the proof without a stopwatch.
+
+Args:
+    latch: The Latch to wait for.
+    timeout: Seconds in [0, 1e9].
+
+Returns:
+    Whether the latch is open.
+
+Raises:
+    ValueError: timeout is negative, NaN or infinite.
+)";
+
+at::Tensor add(const at::Tensor& a, const at::Tensor& b, const Number& alpha) {
+  return ops::add(a, b, alpha.value);
+}
+
+bool wait(const Latch& latch, double timeout) {
+  return latch.wait(timeout);
+}
+
+void set_adaptive_threshold(double seconds) {
+  if (std::isnan(seconds) || seconds < 0) {
+    throw py::value_error(
+        "set_adaptive_threshold: seconds must not be negative or NaN, got " +
+        std::string(py::repr(py::float_(seconds))));
+  }
+  adaptive_threshold.store(seconds, std::memory_order_relaxed);
+}
+
+void register_latch(py::module_& m) {
+  py::class_<Latch>(
+      m,
+      "Latch",
+      "A door that one thread opens and others wait at, with released.wait or "
+      "held.wait.\n\n"
+      "It opens once and stays open.")
+      .def(py::init<>())
+      .def(
+          "open",
+          &Latch::open,
+          "open(self)\n--\n\nLets every waiting thread go on, now and later.")
+      .def_property_readonly(
+          "is_open", &Latch::is_open, "Whether open() was called.")
+      .def("__repr__", [](const Latch& latch) {
+        return latch.is_open() ? "<torchgil.Latch, open>"
+                               : "<torchgil.Latch, closed>";
+      });
+}
+
+void register_witness(py::module_& m) {
+  KernelRegion::install_gil_check(&gil_held);
+  m.def("witness_start", &KernelRegion::start, "witness_start()\n--\n\n");
+  m.def(
+      "witness_stop",
+      [] {
+        py::list records;
+        for (const auto& r : KernelRegion::stop()) {
+          records.append(
+              py::make_tuple(
+                  r.op, r.held_gil, r.begin_ns, r.end_ns, r.thread_id));
+        }
+        return records;
+      },
+      "witness_stop()\n--\n\n");
+}
+
+} // namespace
+
+// GIL: held throughout (registration); each bound function says its own.
+void register_ops(py::module_& m) {
+  // Our docstrings carry their signatures; pybind11 would add C++ types to
+  // them.
+  py::options options;
+  options.disable_function_signatures();
+
+  register_latch(m);
+  register_witness(m);
+  m.def(
+      "adaptive_threshold",
+      [] { return adaptive_threshold.load(std::memory_order_relaxed); },
+      "adaptive_threshold()\n--\n\n");
+  m.def(
+      "set_adaptive_threshold",
+      &set_adaptive_threshold,
+      "set_adaptive_threshold(seconds)\n--\n\n",
+      py::arg("seconds"));
+
+  PolicyModules policies{
+      m.def_submodule("released", "The GIL is released while the kernel runs."),
+      m.def_submodule("held", "The GIL is kept while the kernel runs."),
+      m.def_submodule(
+          "adaptive", "The GIL is kept for short work and released for long."),
+  };
+  def_policies(
+      policies,
+      "add",
+      &add,
+      &estimate::add<Number>,
+      kAddDoc,
+      py::arg("a"),
+      py::arg("b"),
+      py::kw_only(),
+      py::arg("alpha") = Number{1});
+  def_policies(
+      policies,
+      "matmul",
+      &ops::matmul,
+      &estimate::matmul,
+      kMatmulDoc,
+      py::arg("a"),
+      py::arg("b"));
+  def_policies(
+      policies,
+      "rms_norm",
+      &ops::rms_norm,
+      &estimate::rms_norm,
+      kRmsNormDoc,
+      py::arg("x"),
+      py::arg("weight"),
+      py::arg("eps") = 1e-6);
+  def_policies(
+      policies,
+      "nms",
+      &ops::nms,
+      &estimate::nms,
+      kNmsDoc,
+      py::arg("boxes"),
+      py::arg("scores"),
+      py::arg("iou_threshold"));
+  def_policies(
+      policies,
+      "spin",
+      &ops::spin,
+      &estimate::seconds,
+      kSpinDoc,
+      py::arg("seconds"));
+  def_policies(
+      policies,
+      "sleep",
+      &ops::sleep,
+      &estimate::seconds,
+      kSleepDoc,
+      py::arg("seconds"));
+  def_policies(
+      policies,
+      "wait",
+      &wait,
+      [](const Latch&, double timeout) { return timeout; },
+      kWaitDoc,
+      py::arg("latch"),
+      py::arg("timeout"));
+}
+
+} // namespace torchgil

@@ -1,0 +1,78 @@
+// csrc/ops/estimate.h: how long a call of an op will take, roughly, in seconds.
+//
+// For the adaptive policy, which only asks whether that is more than about
+// 100 us. So the estimates need the right power of ten, no allocation and a few
+// nanoseconds; the rates are of one core of a server of the 2020s. On another
+// device a call only queues work, or waits for a full queue: never short
+// enough to be worth keeping the GIL for.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace torchgil::estimate {
+
+inline constexpr double kBytesPerSecond = 8e9;
+inline constexpr double kMultiplyAddsPerSecond = 2e10;
+// Boxes compared with boxes in nms, in double precision.
+inline constexpr double kPairsPerSecond = 4e8;
+inline constexpr double kForEver = std::numeric_limits<double>::infinity();
+
+/// Elements of a dense CPU tensor; infinite for any other, and for symbols.
+inline double elements(const at::Tensor& t) {
+  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_nested()) {
+    return kForEver;
+  }
+  const auto numel = t.sym_numel().maybe_as_int();
+  return numel.has_value() ? static_cast<double>(*numel) : kForEver;
+}
+
+inline double bytes(const at::Tensor& t) {
+  return elements(t) * static_cast<double>(t.itemsize());
+}
+
+template <class Alpha>
+double add(const at::Tensor& a, const at::Tensor& b, const Alpha&) {
+  // Read both, write the larger: a broadcast of both against each other, an
+  // outer sum, multiplies out.
+  const double larger = std::max(bytes(a), bytes(b));
+  const bool outer = a.dim() > 0 && b.dim() > 0 && a.sizes() != b.sizes();
+  const double out = outer && std::isfinite(larger)
+      ? std::max(larger, std::min(elements(a) * elements(b), 1e12))
+      : larger;
+  return (bytes(a) + bytes(b) + out) / kBytesPerSecond;
+}
+
+inline double matmul(const at::Tensor& a, const at::Tensor& b) {
+  if (a.dim() == 0 || b.dim() == 0 || !std::isfinite(elements(a)) ||
+      !std::isfinite(elements(b))) {
+    return kForEver; // an error, or nothing we know
+  }
+  const auto inner = static_cast<double>(a.size(-1));
+  const auto columns = b.dim() == 1 ? 1.0 : static_cast<double>(b.size(-1));
+  const auto rows = a.dim() == 1 ? 1.0 : static_cast<double>(a.size(-2));
+  if (inner == 0 || columns == 0 || rows == 0) {
+    return 0;
+  }
+  const double batches =
+      std::max(elements(a) / (rows * inner), elements(b) / (inner * columns));
+  return batches * rows * inner * columns / kMultiplyAddsPerSecond;
+}
+
+inline double rms_norm(const at::Tensor& x, const at::Tensor&, double) {
+  return 3 * bytes(x) / kBytesPerSecond; // two reads, one write
+}
+
+inline double nms(const at::Tensor& boxes, const at::Tensor&, double) {
+  const double n = boxes.dim() > 0 ? elements(boxes) / 4 : 0;
+  return n * n / 2 / kPairsPerSecond;
+}
+
+inline double seconds(double seconds) {
+  return seconds;
+}
+
+} // namespace torchgil::estimate

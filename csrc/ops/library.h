@@ -1,0 +1,28 @@
+// csrc/ops/library.h: the ops as C++ callables that go through the dispatcher.
+//
+// What torch.ops.torchgil.* reaches from Python, without Python: autograd,
+// modes, tensor subclasses and profilers all see the call.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+
+#include <tuple>
+
+namespace torchgil::ops {
+
+at::Tensor add(
+    const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha);
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps);
+at::Tensor nms(
+    const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold);
+int64_t spin(double seconds);
+void sleep(double seconds);
+
+} // namespace torchgil::ops

@@ -1,0 +1,95 @@
+"""Builds torchgil._C, the one C++ extension.
+
+DEBUG=1 builds with assertions and symbols, MAX_JOBS=n limits the compiler processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+try:
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError as error:
+    raise SystemExit(
+        "torchgil is compiled against the torch it will run with, and this environment has none "
+        f"({error}). Install torch first, or build in isolation: pip install ."
+    ) from error
+
+ROOT = Path(__file__).parent
+DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+# "2.13.0+cpu" and "2.13.0+cu130" have the same C++ interface: the local label is no part of the pin.
+TORCH_VERSION = torch.__version__.split("+")[0]
+
+SOURCES = [
+    "csrc/module.cpp",
+    "csrc/ops/autograd.cpp",
+    "csrc/ops/bindings.cpp",
+    "csrc/ops/elementwise.cpp",
+    "csrc/ops/latch.cpp",
+    "csrc/ops/library.cpp",
+    "csrc/ops/matmul.cpp",
+    "csrc/ops/nms.cpp",
+    "csrc/ops/rms_norm.cpp",
+    "csrc/ops/timed.cpp",
+    "csrc/ops/witness.cpp",
+]
+
+COMPILE_FLAGS = [
+    "-std=c++20",  # what torch 2.13's own headers are compiled as
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",  # torch's and pybind11's headers are full of them
+    "-fvisibility=hidden",  # pybind11 asks for it: its types must not clash with another extension's
+    # at::parallel_for is a template over `#pragma omp`: without this it runs serially. Compile time
+    # only: not linking it lets GOMP_* resolve to the one OpenMP runtime that torch has loaded.
+    "-fopenmp",
+    *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG"]),
+]
+
+LINK_FLAGS = [] if DEBUG else ["-Wl,--strip-debug"]  # 20 MB of symbols become 2 MB
+
+
+def include_dirs() -> list[str]:
+    """Our own headers, and pybind11's where torch does not bundle them."""
+    bundled = Path(torch.__file__).parent / "include" / "pybind11" / "pybind11.h"
+    if bundled.exists():
+        return [str(ROOT / "csrc")]
+    # A distribution unbundled pybind11. Ours must be of the same internals version as torch's, or
+    # torch's exception translators are not shared.
+    import pybind11
+
+    return [str(ROOT / "csrc"), pybind11.get_include()]
+
+
+class BuildAndRecord(BuildExtension):
+    """BuildExtension that also writes down which torch the extension was compiled for."""
+
+    def run(self) -> None:
+        super().run()
+        package = Path(self.get_ext_fullpath("torchgil._C")).parent
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_built_for.py").write_text(
+            '"""Written by setup.py: what torchgil._C was compiled for."""\n\n'
+            f'TORCH_VERSION = "{TORCH_VERSION}"\n'
+            f'PYTHON_VERSION = "{sys.version_info.major}.{sys.version_info.minor}"\n'
+        )
+
+
+setup(
+    ext_modules=[
+        CppExtension(
+            "torchgil._C",
+            SOURCES,
+            include_dirs=include_dirs(),
+            extra_compile_args={"cxx": COMPILE_FLAGS},
+            extra_link_args=LINK_FLAGS,
+        )
+    ],
+    cmdclass={"build_ext": BuildAndRecord},
+    install_requires=[f"torch=={TORCH_VERSION}"],
+)

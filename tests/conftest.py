@@ -1,0 +1,62 @@
+"""What the tests share: code in a child process, and code in several threads at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Child:
+    """What is left of a finished child process."""
+
+    exit_code: int | None  # None: it ran into its time limit and was killed
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        how = "ran into its time limit" if self.exit_code is None else f"exit code {self.exit_code}"
+        return f"{how}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+def run_in_child(
+    code: str, *args: str, timeout: float = 120, env: dict[str, str] | None = None, check: bool = True
+) -> Child:
+    """Runs code in a fresh interpreter; with check, anything but exit code 0 fails the test."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *args]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(env or {})}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+        )
+        child = Child(done.returncode, done.stdout, done.stderr)
+    except subprocess.TimeoutExpired as late:
+
+        def text(out: Any) -> str:
+            return out.decode(errors="replace") if isinstance(out, bytes) else out or ""
+
+        child = Child(None, text(late.stdout), text(late.stderr))
+    if check and child.exit_code != 0:
+        pytest.fail(f"the child process failed: {child}")
+    return child
+
+
+def in_threads(fn: Callable[[int], Any], n: int, timeout: float = 120) -> list[Any]:
+    """Calls fn(0) ... fn(n - 1), each in a thread of its own, all let go at once; results in order."""
+    start = threading.Barrier(n, timeout=timeout)
+
+    def run(i: int) -> Any:
+        start.wait()
+        return fn(i)
+
+    with ThreadPoolExecutor(n) as pool:
+        return [future.result(timeout) for future in [pool.submit(run, i) for i in range(n)]]

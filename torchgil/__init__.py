@@ -1,0 +1,54 @@
+"""Who holds the GIL in a PyTorch program, and how to run without it.
+
+Names are resolved on first use: ``import torchgil`` alone imports neither torch
+nor the C++ extension, which is what lets the pytest plugin load everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from torchgil._version import __version__
+
+if TYPE_CHECKING:
+    from torchgil.ops import adaptive as adaptive
+    from torchgil.ops import held as held
+    from torchgil.ops import released as released
+    from torchgil.ops.adaptive import adaptive_threshold as adaptive_threshold
+    from torchgil.ops.adaptive import set_adaptive_threshold as set_adaptive_threshold
+    from torchgil.ops.latch import Latch as Latch
+    from torchgil.threads import intra_op_threads as intra_op_threads
+    from torchgil.threads import switch_interval as switch_interval
+    from torchgil.threads import usable_cores as usable_cores
+
+# Public name -> "module" (the module itself) or "module:attribute".
+_PUBLIC = {
+    "released": "torchgil.ops.released",
+    "held": "torchgil.ops.held",
+    "adaptive": "torchgil.ops.adaptive",
+    "Latch": "torchgil.ops.latch:Latch",
+    "adaptive_threshold": "torchgil.ops.adaptive:adaptive_threshold",
+    "set_adaptive_threshold": "torchgil.ops.adaptive:set_adaptive_threshold",
+    "intra_op_threads": "torchgil.threads:intra_op_threads",
+    "switch_interval": "torchgil.threads:switch_interval",
+    "usable_cores": "torchgil.threads:usable_cores",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    target = _PUBLIC.get(name)
+    if target is None:
+        raise AttributeError(f"module 'torchgil' has no attribute {name!r}")
+    module, _, attribute = target.partition(":")
+    value: Any = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

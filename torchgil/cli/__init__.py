@@ -1,0 +1,53 @@
+"""The command line: one module per command, loaded when it is called for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from torchgil._version import __version__
+
+__all__ = ["main", "needs"]
+
+# command -> what it is for; each is torchgil/cli/<command>.py with main(argv) -> exit code
+COMMANDS = {
+    "demo": "see the GIL released and held, on real tensors",
+}
+
+_USAGE = "usage: torchgil [--version] COMMAND [options]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code (2: called wrongly)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    command, *rest = argv
+    if command == "--version":
+        print(f"torchgil {__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(f"torchgil: no command {command!r}\n\n{_help()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"torchgil.cli.{command}")
+    return int(module.main(rest) or 0)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        f"{_USAGE}\n\nWho holds the GIL in a PyTorch program.\n\n"
+        f"commands:\n{commands}\n\ntorchgil COMMAND --help says more."
+    )
+
+
+def needs(*modules: str) -> None:
+    """Exits with the command that installs them where an optional dependency is missing."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            print(f"torchgil: this needs {module}: pip install 'torchgil[cli]'", file=sys.stderr)
+            raise SystemExit(2) from None

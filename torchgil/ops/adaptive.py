@@ -1,0 +1,81 @@
+"""The GIL is kept for work estimated shorter than a threshold, and released for longer.
+
+Releasing it costs little; getting it back can cost a switch interval (5 ms) when
+another thread is busy in Python. For work of microseconds that is a bad bargain.
+
+>>> import torch, torchgil
+>>> torchgil.adaptive.add(torch.ones(2), torch.ones(2))
+tensor([2., 2.])
+"""
+
+from __future__ import annotations
+
+import os
+
+from torchgil._build import C
+
+add = C.adaptive.add
+matmul = C.adaptive.matmul
+rms_norm = C.adaptive.rms_norm
+nms = C.adaptive.nms
+spin = C.adaptive.spin
+sleep = C.adaptive.sleep
+wait = C.adaptive.wait
+
+__all__ = [
+    "adaptive_threshold",
+    "add",
+    "matmul",
+    "nms",
+    "rms_norm",
+    "set_adaptive_threshold",
+    "sleep",
+    "spin",
+    "wait",
+]
+
+_ENVIRONMENT = "TORCHGIL_ADAPTIVE_THRESHOLD_US"
+
+
+def adaptive_threshold() -> float:
+    """The estimated seconds of work from which on ``adaptive`` releases the GIL.
+
+    Returns:
+        Seconds; 100e-6 unless set_adaptive_threshold() or the environment
+        variable TORCHGIL_ADAPTIVE_THRESHOLD_US (microseconds) said otherwise.
+    """
+    return C.adaptive_threshold()
+
+
+def set_adaptive_threshold(seconds: float) -> None:
+    """Sets the threshold of ``adaptive`` for the whole process.
+
+    Args:
+        seconds: 0 always releases the GIL, infinity never does.
+
+    Raises:
+        ValueError: seconds is negative or NaN; nothing is changed.
+
+    >>> import torchgil
+    >>> before = torchgil.adaptive_threshold()
+    >>> torchgil.set_adaptive_threshold(1e-3)
+    >>> torchgil.adaptive_threshold()
+    0.001
+    >>> torchgil.set_adaptive_threshold(before)
+    """
+    C.set_adaptive_threshold(seconds)
+
+
+def _threshold_from_environment() -> None:
+    text = os.environ.get(_ENVIRONMENT)
+    if text is None:
+        return
+    try:
+        set_adaptive_threshold(float(text) * 1e-6)
+    except ValueError:
+        raise ValueError(
+            f"{_ENVIRONMENT} must be a number of microseconds, 0 or more, got {text!r}"
+        ) from None
+
+
+_threshold_from_environment()

@@ -1,0 +1,196 @@
+"""Settings of threads: intra-op threads, switch interval, usable cores.
+
+A setting is made, verified and put back; a value that cannot be is a ValueError
+and changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["intra_op_threads", "switch_interval", "usable_cores"]
+
+T = TypeVar("T")
+
+# torch.set_num_threads() writes the process's default as well as the calling
+# thread's number. Whoever sets, checks and puts the default back is alone in it.
+_set_num_threads_lock = threading.Lock()
+
+
+@contextmanager
+def intra_op_threads(n: int) -> Iterator[None]:
+    """The calling thread's ops use n intra-op threads inside the block.
+
+    ``torch.set_num_threads(n)`` changes the calling thread and the default of
+    threads yet to come. Here the other threads, and that default, stay as they are.
+
+    Args:
+        n: Number of threads that one op may use, at least 1.
+
+    Raises:
+        ValueError: n is no integer of at least 1; nothing is changed.
+        RuntimeError: torch did not take the number; the old one is back.
+
+    >>> import torch, torchgil
+    >>> before = torch.get_num_threads()
+    >>> with torchgil.intra_op_threads(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    # 4096 is far over any machine's cores: more is a mistake, and would start as many threads.
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 4096:
+        raise ValueError(f"intra_op_threads: n must be an integer from 1 to 4096, got {n!r}")
+    import torch
+
+    before = torch.get_num_threads()
+    _set_calling_thread(n)
+    try:
+        yield
+    finally:
+        _set_calling_thread(before)
+
+
+def _set_calling_thread(n: int) -> None:
+    """Sets the calling thread's number alone, and makes sure of it.
+
+    A thread that made no parallel region yet takes the default at its first, over
+    its own setting; get_num_threads() counts as that, so it pins what was just set.
+    """
+    import torch
+
+    with _set_num_threads_lock:
+        before = torch.get_num_threads()
+        default = _in_fresh_thread(torch.get_num_threads)
+        torch.set_num_threads(n)
+        taken = torch.get_num_threads()
+        if taken != n:
+            torch.set_num_threads(before)
+        _in_fresh_thread(lambda: torch.set_num_threads(default))
+    if taken != n:
+        raise RuntimeError(f"intra_op_threads: asked torch for {n} intra-op threads, got {taken}")
+
+
+def _in_fresh_thread(fn: Callable[[], T]) -> T:
+    """Calls fn in a new thread, which has no setting of its own, and returns its result."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(fn()), name="torchgil-default-threads")
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+_switch_intervals: list[tuple[object, float]] = []  # open blocks, in the order of entry
+_switch_interval_lock = threading.Lock()
+_switch_interval_before = 0.0  # what stood before the first of them
+
+
+@contextmanager
+def switch_interval(seconds: float) -> Iterator[None]:
+    """The interpreter's switch interval is this long inside the block.
+
+    It is how long a thread that wants the GIL waits before it makes the holder give
+    way: 5 ms by default. Shorter is the cheap mend for eager PyTorch beside a thread
+    that is busy in Python; that thread then loses a little speed.
+
+    The setting is the whole process's. Where blocks of several threads overlap,
+    the one entered last counts, and the first value comes back when all have ended.
+
+    Args:
+        seconds: From 1e-6 (the interpreter's resolution) to 1000.
+
+    Raises:
+        ValueError: seconds is out of range; nothing is changed.
+
+    >>> import sys, torchgil
+    >>> before = sys.getswitchinterval()
+    >>> with torchgil.switch_interval(1e-4):
+    ...     sys.getswitchinterval()
+    0.0001
+    >>> sys.getswitchinterval() == before
+    True
+    """
+    global _switch_interval_before
+    try:
+        usable = not isinstance(seconds, bool) and math.isfinite(seconds) and 1e-6 <= seconds <= 1000
+    except TypeError:
+        usable = False
+    if not usable:
+        raise ValueError(f"switch_interval: seconds must be a number from 1e-6 to 1000, got {seconds!r}")
+    entry = (object(), float(seconds))
+    with _switch_interval_lock:
+        if not _switch_intervals:
+            _switch_interval_before = sys.getswitchinterval()
+        sys.setswitchinterval(seconds)
+        taken = sys.getswitchinterval()
+        if abs(taken - seconds) > 1e-6:
+            sys.setswitchinterval(_switch_interval_before)
+            raise RuntimeError(f"switch_interval: asked for {seconds} s, the interpreter took {taken} s")
+        _switch_intervals.append(entry)
+    try:
+        yield
+    finally:
+        with _switch_interval_lock:
+            _switch_intervals.remove(entry)
+            sys.setswitchinterval(_switch_intervals[-1][1] if _switch_intervals else _switch_interval_before)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity, or its cgroup's quota if that is less.
+
+    Returns:
+        At least 1. A quota of 2.5 cores counts as 2.
+
+    >>> import torchgil
+    >>> torchgil.usable_cores() >= 1
+    True
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return affinity if quota is None else max(1, min(affinity, math.floor(quota)))
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores that the control groups of this process grant it, or None without a limit."""
+    quotas = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2: every level above may limit as well
+            quotas += [_read_quota_v2(level) for level in _levels(root, path)]
+        elif "cpu" in controllers.split(","):
+            quotas += [_read_quota_v1(level) for level in _levels(root / "cpu", path)]
+    found = [quota for quota in quotas if quota is not None]
+    return min(found, default=None)
+
+
+def _levels(root: Path, path: str) -> list[Path]:
+    relative = Path(path.lstrip("/"))
+    return [root / relative, *(root / parent for parent in relative.parents)]
+
+
+def _read_quota_v2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_quota_v1(group: Path) -> float | None:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None

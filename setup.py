@@ -37,6 +37,11 @@ SOURCES = [
     "csrc/ops/rms_norm.cpp",
     "csrc/ops/timed.cpp",
     "csrc/ops/witness.cpp",
+    "csrc/tracing/bindings.cpp",
+    "csrc/tracing/event_log.cpp",
+    "csrc/tracing/gil_events.cpp",
+    "csrc/tracing/got.cpp",
+    "csrc/tracing/op_events.cpp",
 ]
 
 COMPILE_FLAGS = [

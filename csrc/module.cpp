@@ -3,8 +3,10 @@
 
 namespace torchgil {
 void register_ops(pybind11::module_& m);
+void register_tracing(pybind11::module_& m);
 } // namespace torchgil
 
 PYBIND11_MODULE(_C, m) {
   torchgil::register_ops(m);
+  torchgil::register_tracing(m);
 }

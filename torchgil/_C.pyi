@@ -1,6 +1,6 @@
 """torchgil._C, the C++ extension. tests/test_stub.py compares this with the built module."""
 
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from torch import Tensor
 
@@ -31,3 +31,26 @@ def adaptive_threshold() -> float: ...
 def set_adaptive_threshold(seconds: float) -> None: ...
 def witness_start() -> bool: ...
 def witness_stop() -> list[tuple[str, bool, int, int, int]]: ...
+
+class _TraceStart(TypedDict):
+    entry_points: bool
+    lock: bool
+    slots: int
+    missing: str
+    start_ns: int
+
+class _TraceStop(TypedDict):
+    start_ns: int
+    stop_ns: int
+    complete_until_ns: int
+    dropped: int
+    unix_offset_ns: int
+    names: bytes
+    threads: list[tuple[int, int, str, bytes, int]]  # ident, native id, name, events, dropped
+    missed_objects: list[str]
+
+def trace_start(max_events: int, gil: bool, lock: bool) -> _TraceStart: ...
+def trace_stop() -> _TraceStop: ...
+def trace_running() -> bool: ...
+def trace_mark() -> None: ...
+def trace_forget() -> None: ...

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torchgil.threads import intra_op_threads as intra_op_threads
     from torchgil.threads import switch_interval as switch_interval
     from torchgil.threads import usable_cores as usable_cores
+    from torchgil.tracing.audit import audit as audit
+    from torchgil.tracing.trace import trace as trace
 
 # Public name -> "module" (the module itself) or "module:attribute".
 _PUBLIC = {
@@ -33,6 +35,8 @@ _PUBLIC = {
     "intra_op_threads": "torchgil.threads:intra_op_threads",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",
+    "trace": "torchgil.tracing.trace:trace",
+    "audit": "torchgil.tracing.audit:audit",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,0 +1,155 @@
+// csrc/tracing/bindings.cpp: what torchgil/tracing needs from C++.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "tracing/event_log.h"
+#include "tracing/gil_events.h"
+#include "tracing/op_events.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <mutex>
+
+namespace py = pybind11;
+
+namespace torchgil {
+namespace {
+
+bool started = false; // GIL: held wherever this is read or written
+
+int64_t clock_ns(clockid_t clock) {
+  timespec t;
+  clock_gettime(clock, &t);
+  return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
+}
+
+// What to add to a monotonic time to get the wall clock's, which
+// torch.profiler writes. The tightest of a few readings.
+int64_t unix_offset_ns() {
+  int64_t best = INT64_MAX;
+  int64_t offset = 0;
+  for (int i = 0; i < 16; ++i) {
+    const int64_t before = now_ns();
+    const int64_t unix_ns = clock_ns(CLOCK_REALTIME);
+    const int64_t after = now_ns();
+    if (after - before < best) {
+      best = after - before;
+      offset = unix_ns - (before + (after - before) / 2);
+    }
+  }
+  return offset;
+}
+
+void after_fork_in_child() {
+  event_log::abandon();
+  gil_events::after_fork_in_child();
+}
+
+// GIL: held on entry and return; `gil` events let it go once in between.
+py::dict trace_start(size_t max_events, bool gil, bool lock) {
+  if (started) {
+    throw std::runtime_error(
+        "a trace is already running in this process, and there can be only "
+        "one at a time: leave the other torchgil.trace() or audit() first");
+  }
+  started = true;
+  static std::once_flag forks;
+  std::call_once(forks, [] {
+    pthread_atfork(
+        gil_events::before_fork,
+        gil_events::after_fork_in_parent,
+        after_fork_in_child);
+  });
+  gil_events::Witnesses witnesses;
+  int64_t start_ns = 0;
+  try {
+    if (gil) {
+      witnesses = gil_events::start(lock);
+    }
+    op_events::start();
+    start_ns = event_log::start(max_events);
+  } catch (...) {
+    op_events::stop();
+    gil_events::stop();
+    started = false;
+    throw;
+  }
+  if (gil) {
+    gil_events::mark_holder(start_ns);
+  }
+  py::dict result;
+  result["entry_points"] = witnesses.entry_points;
+  result["lock"] = witnesses.lock;
+  result["slots"] = witnesses.slots;
+  result["missing"] = witnesses.missing;
+  result["start_ns"] = start_ns;
+  return result;
+}
+
+// GIL: held throughout; a writer on another thread never waits for it.
+py::dict trace_stop() {
+  if (!started) {
+    throw std::runtime_error("trace_stop: no trace is running");
+  }
+  const EventLog log = event_log::stop();
+  op_events::stop();
+  const auto missed = gil_events::stop();
+  started = false;
+  py::list threads;
+  for (const auto& thread : log.threads) {
+    threads.append(
+        py::make_tuple(
+            thread.ident,
+            thread.native_id,
+            thread.name,
+            py::bytes(
+                reinterpret_cast<const char*>(thread.events.data()),
+                thread.events.size() * sizeof(Event)),
+            thread.dropped));
+  }
+  py::dict result;
+  result["start_ns"] = log.start_ns;
+  result["stop_ns"] = log.stop_ns;
+  result["complete_until_ns"] = log.complete_until_ns;
+  result["dropped"] = log.dropped;
+  result["unix_offset_ns"] = unix_offset_ns();
+  result["names"] = py::bytes(log.names);
+  result["threads"] = threads;
+  result["missed_objects"] = missed;
+  return result;
+}
+
+bool trace_running() {
+  return event_log::running();
+}
+
+void trace_mark() {
+  WriteSection r;
+  if (r) {
+    r->push(now_ns(), EventKind::kMark);
+  }
+}
+
+// In the child of a fork: the trace is the parent's.
+void trace_forget() {
+  op_events::stop();
+  started = false;
+}
+
+} // namespace
+
+void register_tracing(py::module_& m) {
+  m.def(
+      "trace_start",
+      &trace_start,
+      py::arg("max_events"),
+      py::arg("gil"),
+      py::arg("lock"));
+  m.def("trace_stop", &trace_stop);
+  m.def("trace_running", &trace_running);
+  m.def("trace_mark", &trace_mark);
+  m.def("trace_forget", &trace_forget);
+}
+
+} // namespace torchgil

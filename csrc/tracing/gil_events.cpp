@@ -1,0 +1,422 @@
+// csrc/tracing/gil_events.cpp: every release, request and acquire of the GIL.
+//
+// Two witnesses report to one state machine per thread. The entry points
+// (PyEval_SaveThread and its kin) are redirected in all loaded objects: they
+// tell a release window from anything else. The lock inside the interpreter,
+// a mutex and two condition variables, is watched through the interpreter's
+// own calls of pthread_*. It shows what never passes an entry point, that is
+// forced switches, threads that end, and the direct calls inside a static
+// `python`. Each transition is recorded by whoever reports it first, so that
+// nested and doubled reports need no special case.
+#include <Python.h>
+
+#include "tracing/gil_events.h"
+
+#include "tracing/event_log.h"
+#include "tracing/got.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <unwind.h>
+
+#include <atomic>
+#include <mutex>
+
+namespace torchgil::gil_events {
+namespace {
+
+// The GIL's own objects, learned by learn_lock(). Read on every thread.
+struct Lock {
+  std::atomic<pthread_mutex_t*> mutex{nullptr};
+  std::atomic<pthread_cond_t*> cond{nullptr}; // one signal per release
+  std::atomic<pthread_mutex_t*> switch_mutex{nullptr};
+  std::atomic<pthread_cond_t*> switch_cond{nullptr}; // one per acquire
+};
+
+// Our own slots are redirected too, so the originals are called by address.
+struct Originals {
+  decltype(&PyEval_SaveThread) save_thread;
+  decltype(&PyEval_RestoreThread) restore_thread;
+  decltype(&PyEval_AcquireThread) acquire_thread;
+  decltype(&PyEval_ReleaseThread) release_thread;
+  decltype(&PyGILState_Ensure) ensure;
+  decltype(&PyGILState_Release) release;
+  decltype(&PyThreadState_DeleteCurrent) delete_current;
+};
+
+template <typename F>
+void look_up(F*& function, const char* name) {
+  function = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
+}
+
+const Originals& look_up_originals() {
+  static const Originals found = [] {
+    Originals o{};
+    look_up(o.save_thread, "PyEval_SaveThread");
+    look_up(o.restore_thread, "PyEval_RestoreThread");
+    look_up(o.acquire_thread, "PyEval_AcquireThread");
+    look_up(o.release_thread, "PyEval_ReleaseThread");
+    look_up(o.ensure, "PyGILState_Ensure");
+    look_up(o.release, "PyGILState_Release");
+    look_up(o.delete_current, "PyThreadState_DeleteCurrent");
+    return o;
+  }();
+  return found;
+}
+
+Originals original; // set before the first redirection
+Lock lock;
+std::atomic<bool> interpreter_calls_seen{false};
+std::mutex patching;    // apply() and restore(); never taken on a hot path
+bool installed = false; // under `patching`
+
+// What a thread that learns the lock called, in order.
+struct Call {
+  bool is_signal;
+  void* object;
+};
+std::atomic<bool> learning{false};
+thread_local std::vector<Call>* lesson = nullptr;
+
+template <typename T>
+T* get(const std::atomic<T*>& pointer) {
+  return pointer.load(std::memory_order_relaxed);
+}
+
+void note_release(EventKind kind, GilState next) {
+  const int64_t now = now_ns(); // before: no thread can acquire earlier
+  WriteSection r;
+  if (r && (r->gil == GilState::kHolds || r->gil == GilState::kUnknown)) {
+    r->push(now, kind);
+    r->gil = next;
+  }
+}
+
+void note_request() {
+  WriteSection r;
+  if (r && r->gil != GilState::kHolds && r->gil != GilState::kAsks) {
+    r->push(now_ns(), EventKind::kRequest);
+    r->gil = GilState::kAsks;
+  }
+}
+
+void note_acquire() {
+  WriteSection r;
+  if (r && r->gil != GilState::kHolds) {
+    r->push(now_ns(), EventKind::kAcquire);
+    r->gil = GilState::kHolds;
+  }
+}
+
+// Code of the functions through which a window ends.
+struct CodeRange {
+  uintptr_t begin = 0;
+  uintptr_t size = 0;
+};
+CodeRange acquiring_calls[3];
+
+CodeRange code_of(void* function) {
+  Dl_info info;
+  void* symbol = nullptr;
+  if (dladdr1(function, &info, &symbol, RTLD_DL_SYMENT) == 0 || !symbol) {
+    return {};
+  }
+  return {
+      reinterpret_cast<uintptr_t>(function),
+      static_cast<const ElfW(Sym)*>(symbol)->st_size};
+}
+
+// Whether the interpreter is within PyEval_RestoreThread or its like. Looks
+// at the nearest callers: 1 us, and needed only where the interpreter calls
+// these functions directly, as a static `python` does.
+bool inside_acquiring_call() {
+  struct Search {
+    int depth = 0;
+    bool found = false;
+  } search;
+  _Unwind_Backtrace(
+      [](_Unwind_Context* context, void* data) {
+        auto* s = static_cast<Search*>(data);
+        const uintptr_t at = _Unwind_GetIP(context) - 1;
+        for (const CodeRange& range : acquiring_calls) {
+          s->found = s->found || at - range.begin < range.size;
+        }
+        return s->found || ++s->depth == 8 ? _URC_END_OF_STACK : _URC_NO_REASON;
+      },
+      &search);
+  return search.found;
+}
+
+// The interpreter asks for the GIL: after a window of its own, or because it
+// was forced to switch, and then the release before was no window.
+void note_request_by_lock() {
+  WriteSection r;
+  if (!r || r->gil == GilState::kHolds || r->gil == GilState::kReleasing ||
+      r->gil == GilState::kAsks) {
+    return;
+  }
+  const int64_t now = now_ns();
+  if (r->gil == GilState::kOutByLock && !interpreter_calls_seen &&
+      !inside_acquiring_call()) {
+    r->change_last(EventKind::kRelease, EventKind::kForcedRelease);
+  }
+  r->push(now, EventKind::kRequest);
+  r->gil = GilState::kAsks;
+}
+
+// The entry points. GIL: as the function of the same name has it.
+
+PyThreadState* save_thread() {
+  note_release(EventKind::kRelease, GilState::kReleasing);
+  return original.save_thread();
+}
+
+void release_thread(PyThreadState* state) {
+  note_release(EventKind::kRelease, GilState::kReleasing);
+  original.release_thread(state);
+}
+
+// pybind11's gil_scoped_acquire ends with this on a thread of its own making.
+void delete_current() {
+  note_release(EventKind::kRelease, GilState::kReleasing);
+  original.delete_current();
+}
+
+// No noexcept: at interpreter exit these end the thread by unwinding it.
+void restore_thread(PyThreadState* state) {
+  note_request();
+  original.restore_thread(state);
+  note_acquire();
+}
+
+void acquire_thread(PyThreadState* state) {
+  note_request();
+  original.acquire_thread(state);
+  note_acquire();
+}
+
+PyGILState_STATE ensure() {
+  if (!event_log::running() || PyGILState_Check()) {
+    return original.ensure(); // nested: nothing changes hands
+  }
+  note_request();
+  const PyGILState_STATE state = original.ensure();
+  note_acquire();
+  return state;
+}
+
+void release(PyGILState_STATE state) {
+  // Its destructors may run Python code and open windows of their own before
+  // it lets go, so the stamp is the inner witness's. This one comes last.
+  original.release(state);
+  if (state == PyGILState_UNLOCKED) {
+    WriteSection r;
+    if (r && (r->gil == GilState::kHolds || r->gil == GilState::kUnknown)) {
+      r->push(now_ns(), EventKind::kRelease);
+    } else if (r && r->gil == GilState::kOutByLock) {
+      r->change_last(EventKind::kForcedRelease, EventKind::kRelease);
+    }
+    if (r) {
+      r->gil = GilState::kOut;
+    }
+  }
+}
+
+// The lock. GIL: held or not, as the interpreter has it.
+
+int mutex_lock(pthread_mutex_t* mutex) {
+  if (mutex == get(lock.mutex)) {
+    note_request_by_lock();
+  } else if (learning.load(std::memory_order_relaxed) && lesson) {
+    lesson->push_back({false, mutex});
+  }
+  return pthread_mutex_lock(mutex);
+}
+
+// Called with the GIL's mutex held: the order of these stamps is the order in
+// which the GIL changed hands.
+int cond_signal(pthread_cond_t* cond) {
+  if (cond == get(lock.cond)) {
+    WriteSection r;
+    if (r && r->gil == GilState::kHolds) {
+      // What did not come by an entry point, where they are all seen, is a
+      // forced switch, or the end of the thread.
+      r->push(
+          now_ns(),
+          interpreter_calls_seen ? EventKind::kForcedRelease
+                                 : EventKind::kRelease);
+      r->gil = GilState::kOutByLock;
+    } else if (r && r->gil == GilState::kReleasing) {
+      r->gil = GilState::kOut;
+    }
+  } else if (cond == get(lock.switch_cond)) {
+    note_acquire();
+  } else if (learning.load(std::memory_order_relaxed) && lesson) {
+    lesson->push_back({true, cond});
+  }
+  return pthread_cond_signal(cond);
+}
+
+const std::vector<got::Redirect>& redirects();
+
+template <typename F>
+void* address(F* function) {
+  return reinterpret_cast<void*>(function);
+}
+
+// Python's import of an extension module, which may bring callers of its own.
+// GIL: held or not.
+void* load_object(const char* path, int flags) {
+  void* handle = dlopen(path, flags);
+  if (handle && event_log::running()) {
+    std::lock_guard guard(patching);
+    if (installed) {
+      got::apply(redirects(), address(original.save_thread));
+    }
+  }
+  return handle;
+}
+
+const std::vector<got::Redirect>& redirects() {
+  // Only the interpreter's dlopen: that function looks at who calls it, to
+  // search the caller's RUNPATH, and the interpreter passes whole paths.
+  static const std::vector<got::Redirect> all = [] {
+    const auto& o = original;
+    const auto entry = [](const char* name, auto* function, auto* hook) {
+      return got::Redirect{name, address(function), address(hook), false};
+    };
+    const auto inner = [](const char* name, auto* function, auto* hook) {
+      return got::Redirect{name, address(function), address(hook), true};
+    };
+    return std::vector<got::Redirect>{
+        entry("PyEval_SaveThread", o.save_thread, save_thread),
+        entry("PyEval_RestoreThread", o.restore_thread, restore_thread),
+        entry("PyEval_AcquireThread", o.acquire_thread, acquire_thread),
+        entry("PyEval_ReleaseThread", o.release_thread, release_thread),
+        entry("PyGILState_Ensure", o.ensure, ensure),
+        entry("PyGILState_Release", o.release, release),
+        entry("PyThreadState_DeleteCurrent", o.delete_current, delete_current),
+        inner("pthread_mutex_lock", &pthread_mutex_lock, mutex_lock),
+        inner("pthread_cond_signal", &pthread_cond_signal, cond_signal),
+        inner("dlopen", &dlopen, load_object),
+    };
+  }();
+  return all;
+}
+
+void watch(const Lock* found) {
+  lock.mutex = found ? found->mutex.load() : nullptr;
+  lock.cond = found ? found->cond.load() : nullptr;
+  lock.switch_mutex = found ? found->switch_mutex.load() : nullptr;
+  lock.switch_cond = found ? found->switch_cond.load() : nullptr;
+}
+
+// Releases the GIL once and takes it back, and looks at what the interpreter
+// called to do so. A release locks the mutex and signals `cond`; an acquire
+// locks the same mutex, then a second one, and signals `switch_cond` last.
+// That is how CPython 3.2 to 3.14 do it; anything else is not trusted.
+bool learn_lock(Lock& found) {
+  std::vector<Call> calls;
+  calls.reserve(16);
+  lesson = &calls;
+  learning = true;
+  PyThreadState* state = original.save_thread();
+  const size_t released = calls.size();
+  original.restore_thread(state);
+  learning = false;
+  lesson = nullptr;
+
+  const size_t n = calls.size();
+  const auto is = [&](size_t i, bool signal) {
+    return i < n && calls[i].is_signal == signal;
+  };
+  if (released < 2 || n < released + 3 || !is(0, false) || !is(1, true) ||
+      !is(released, false) || calls[released].object != calls[0].object ||
+      !is(n - 2, false) || calls[n - 2].object == calls[0].object ||
+      !is(n - 1, true) || calls[n - 1].object == calls[1].object) {
+    return false;
+  }
+  found.mutex = static_cast<pthread_mutex_t*>(calls[0].object);
+  found.cond = static_cast<pthread_cond_t*>(calls[1].object);
+  found.switch_mutex = static_cast<pthread_mutex_t*>(calls[n - 2].object);
+  found.switch_cond = static_cast<pthread_cond_t*>(calls[n - 1].object);
+  return true;
+}
+
+} // namespace
+
+Witnesses start(bool use_lock) {
+  Witnesses witnesses;
+  if (!got::supported()) {
+    witnesses.missing =
+        "calls cannot be redirected on this platform: the loaded objects are "
+        "not ELF for x86-64 or aarch64";
+    return witnesses;
+  }
+  original = look_up_originals();
+  {
+    std::lock_guard guard(patching);
+    installed = true;
+    acquiring_calls[0] = code_of(address(original.restore_thread));
+    acquiring_calls[1] = code_of(address(original.acquire_thread));
+    acquiring_calls[2] = code_of(address(original.ensure));
+    witnesses.slots = got::apply(redirects(), address(original.save_thread));
+    interpreter_calls_seen = got::covers_interpreter("PyEval_SaveThread") &&
+        got::covers_interpreter("PyEval_RestoreThread");
+  }
+  witnesses.entry_points = witnesses.slots > 0;
+  // Not under `patching`: a thread that holds the GIL may wait for it.
+  static Lock learned;
+  static const bool known = learn_lock(learned);
+  witnesses.lock = use_lock && known;
+  watch(witnesses.lock ? &learned : nullptr);
+  if (!witnesses.lock) {
+    witnesses.missing =
+        "the lock inside the interpreter is not seen: forced switches are "
+        "inferred";
+    if (!interpreter_calls_seen) {
+      witnesses.missing +=
+          ", and releases by the interpreter itself (time.sleep, file reads) "
+          "stay unseen";
+    }
+  }
+  return witnesses;
+}
+
+void mark_holder(int64_t time_ns) {
+  WriteSection r;
+  if (r) {
+    r->push(time_ns, EventKind::kAcquire);
+    r->gil = GilState::kHolds;
+  }
+}
+
+std::vector<std::string> stop() {
+  std::lock_guard guard(patching);
+  if (!installed) {
+    return {};
+  }
+  auto missed = got::missed(redirects(), address(original.save_thread));
+  got::restore();
+  installed = false;
+  return missed;
+}
+
+void before_fork() {
+  patching.lock();
+}
+
+void after_fork_in_parent() {
+  patching.unlock();
+}
+
+void after_fork_in_child() {
+  if (installed) {
+    got::restore_after_fork();
+    installed = false;
+  }
+  patching.unlock();
+}
+
+} // namespace torchgil::gil_events

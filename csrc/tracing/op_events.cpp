@@ -1,0 +1,53 @@
+// csrc/tracing/op_events.cpp: start and end of every torch op.
+#include <Python.h>
+
+#include "tracing/op_events.h"
+
+#include "tracing/event_log.h"
+
+#include <ATen/record_function.h>
+
+#include <memory>
+
+namespace torchgil::op_events {
+namespace {
+
+at::CallbackHandle callback = at::INVALID_CALLBACK_HANDLE;
+
+// GIL: held or not, on any thread, Python's or not.
+std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& op) {
+  WriteSection r;
+  if (r) {
+    const auto kind =
+        PyGILState_Check() ? EventKind::kOpStartHeld : EventKind::kOpStart;
+    const uint64_t name = r->intern(op.name());
+    r->push(now_ns(), kind, name);
+  }
+  return nullptr;
+}
+
+void on_end(const at::RecordFunction& op, at::ObserverContext*) {
+  const int64_t now = now_ns();
+  WriteSection r;
+  if (r) {
+    r->push(now, EventKind::kOpEnd, r->intern(op.name()));
+  }
+}
+
+} // namespace
+
+void start() {
+  stop();
+  callback = at::addGlobalCallback(
+      at::RecordFunctionCallback(&on_start, &on_end)
+          .scopes({at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}));
+}
+
+void stop() {
+  if (callback != at::INVALID_CALLBACK_HANDLE) {
+    at::removeCallback(callback);
+    callback = at::INVALID_CALLBACK_HANDLE;
+  }
+}
+
+} // namespace torchgil::op_events

@@ -1,0 +1,516 @@
+"""The trace against the real interpreter: what it sees, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchgil
+from tests.conftest import in_threads, run_in_child
+from torchgil.tracing.recording import Kind
+
+A = torch.ones(4, 4)
+released, held = torchgil.released, torchgil.held  # loaded before any trace counts
+
+
+def me(report):
+    return next(t for t in report.threads if t.native_id == threading.get_native_id())
+
+
+def op(report, name):
+    return next(o for o in report.ops if o.name == name)
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 17, 1000])
+def test_n_released_calls_are_n_releases_and_n_held_calls_none(n):
+    with torchgil.trace() as t:
+        for _ in range(n):
+            released.spin(0)
+            held.spin(0)
+    assert me(t.report()).releases == n
+    assert not n or op(t.report(), "torchgil::spin").calls == 2 * n
+    assert not n or op(t.report(), "torchgil::spin").calls_held == n
+
+
+def test_windows_are_counted_on_every_thread():
+    def work(i):
+        for _ in range(50 * (i + 1)):
+            released.spin(0)
+        return threading.get_native_id()
+
+    with torchgil.trace() as t:
+        ids = in_threads(work, 3)
+    releases = {thread.native_id: thread.releases for thread in t.report().threads}
+    # The barrier and the pool release too; the spins are all there.
+    assert [releases[i] >= 50 * (n + 1) for n, i in enumerate(ids)] == [True] * 3
+    assert op(t.report(), "torchgil::spin").calls == 300
+    assert op(t.report(), "torchgil::spin").calls_held == 0
+
+
+def test_an_op_takes_the_gil_as_often_as_is_written_in_the_findings():
+    keep = []
+
+    def releases(fn):
+        with torchgil.trace() as t:
+            fn()
+        return me(t.report()).releases
+
+    assert releases(lambda: keep.append(torch.add(A, A))) == 1
+    assert releases(lambda: torch.add(A, A)) == 2  # the second frees the result
+    add = torch.ops.aten.add.Tensor
+    add(A, A)
+    assert releases(lambda: keep.append(add(A, A))) == 2  # it takes the GIL back inside the call
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def test_threads_that_start_and_end_inside_a_trace_have_names_and_only_their_own_time():
+    with torchgil.trace() as t:
+        time.sleep(0.02)
+        worker = threading.Thread(target=time.sleep, args=(0.01,), name="short-lived")
+        worker.start()
+        worker.join()
+        time.sleep(0.02)
+    (thread,) = [x for x in t.report().threads if x.name == "short-lived"]
+    assert 0.009 < thread.wall_s < t.report().wall_s - 0.03
+    assert thread.free_s > 0.009
+
+
+def test_a_thread_in_a_window_all_along_is_free_all_along():
+    latch = torchgil.Latch()
+    inside = threading.Event()
+
+    def wait():
+        inside.set()
+        released.wait(latch, 60)
+
+    worker = threading.Thread(target=wait, name="waiter")
+    worker.start()
+    inside.wait()
+    time.sleep(0.05)
+    with torchgil.trace() as t:
+        held.spin(0.01)
+    latch.open()
+    worker.join()
+    (thread,) = [x for x in t.report().threads if x.name == "waiter"]
+    assert thread.free_s == pytest.approx(t.report().wall_s, rel=0.05)
+
+
+def test_a_thread_that_waits_when_the_trace_starts_and_stops_is_seen_waiting():
+    code = """
+        import sys, threading, time, torchgil
+        sys.setswitchinterval(1000)  # nobody is forced to give way
+        go, stop = threading.Event(), threading.Event()
+        latch = torchgil.Latch()
+        def wait():
+            torchgil.released.wait(latch, 60)  # then it wants the GIL, and does not get it
+            while not stop.is_set():
+                time.sleep(0)
+        worker = threading.Thread(target=wait, name="waiter")
+        worker.start()
+        torchgil.released.sleep(0.2)
+        latch.open()
+        torchgil.held.sleep(0.2)  # it asks for the GIL in here, before the trace
+        with torchgil.trace() as t:
+            torchgil.held.spin(0.05)
+        stop.set()
+        worker.join()
+        (seen,) = [x for x in t.report().threads if x.name == "waiter"]
+        print(seen)
+        # Not one event of it could be seen: it had asked before, and got the GIL after.
+        assert seen.releases == 0 and seen.held_s == 0, seen
+        latch2 = torchgil.Latch()
+        def wait_again():
+            torchgil.released.wait(latch2, 60)
+        worker = threading.Thread(target=wait_again, name="late")
+        worker.start()
+        torchgil.released.sleep(0.2)
+        with torchgil.trace() as t:
+            latch2.open()
+            torchgil.held.sleep(0.2)
+        worker.join()
+        (seen,) = [x for x in t.report().threads if x.name == "late"]
+        print(seen)
+        assert seen.wait_s > 0.1 and seen.held_s == 0, seen
+    """
+    run_in_child(code)
+
+
+def test_forced_switches_are_seen_as_preemption_and_not_as_release():
+    stop = []
+
+    def busy():
+        while not stop:
+            pass
+
+    worker = threading.Thread(target=busy, name="busy")
+    with torchgil.trace() as t:
+        worker.start()
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:  # two threads of pure Python take turns
+            pass
+        stop.append(1)
+        worker.join()
+    threads = {x.name: x for x in t.report().threads}
+    for name in ("MainThread", "busy"):
+        assert threads[name].preempted_s > 0.02, t.report()
+        assert threads[name].held_s > 0.02, t.report()
+    assert threads["busy"].free_s < 0.02, t.report()
+    total = threads["MainThread"].held_s + threads["busy"].held_s
+    assert total <= t.report().wall_s * 1.0001  # at most one held at any time
+
+
+def test_the_four_parts_add_up_to_the_wall_time_of_every_thread():
+    with torchgil.trace() as t:
+        in_threads(lambda i: [torch.mm(torch.ones(200, 200), torch.ones(200, 200)) for _ in range(5)], 3)
+    for x in t.report().threads:
+        assert x.free_s + x.held_s + x.wait_s + x.preempted_s == pytest.approx(x.wall_s, abs=1e-9)
+
+
+def test_a_thread_of_the_kernels_making_that_calls_into_python_is_seen():
+    # ctypes callbacks come in through PyGILState_Ensure and go out through PyGILState_Release.
+    run_in_child("""
+        import ctypes, threading, torchgil
+        inner = []
+        @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+        def callback(_):
+            inner.append(threading.get_native_id())
+            torchgil.released.spin(0.001)
+            sum(range(10000))
+            return None
+        libc = ctypes.CDLL(None)
+        def run():
+            thread = ctypes.c_ulong()
+            assert libc.pthread_create(ctypes.byref(thread), None, callback, None) == 0
+            libc.pthread_join(thread, None)
+        run()  # imports what the callback needs
+        with torchgil.trace() as t:
+            run()
+        (seen,) = [x for x in t.report().threads if x.native_id == inner[1]]
+        print(t.report())
+        assert seen.free_s > 0.0009 and seen.held_s > 0, seen
+        # Nested: a callback on a thread that already has a thread state and holds the GIL.
+        plain = ctypes.PYFUNCTYPE(None)(lambda: torchgil.released.spin(0))
+        plain()
+        with torchgil.trace() as t:
+            for _ in range(10):
+                plain()
+        assert t.report().threads[0].releases == 10, t.report()
+    """)
+
+
+# --- exceptions, nesting, repetition --------------------------------------------------------------
+
+
+def test_an_exception_through_a_window_leaves_the_states_right():
+    wrong = torch.ones(2, 3)
+    with torchgil.trace() as t:
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+                released.matmul(wrong, wrong)
+        held.spin(0.01)
+    assert me(t.report()).releases == 5
+    assert op(t.report(), "torchgil::spin").held_s > 0.009
+
+
+def test_an_exception_in_the_block_takes_the_trace_down():
+    with pytest.raises(ZeroDivisionError):
+        with torchgil.trace() as t:
+            _ = 1 / 0
+    assert t.report().wall_s > 0
+    with torchgil.trace():
+        pass
+
+
+def test_two_traces_at_once_are_a_clear_error_and_the_first_goes_on():
+    with torchgil.trace() as t:
+        with pytest.raises(RuntimeError, match="already running"):
+            with torchgil.trace():
+                pass
+        released.spin(0)
+    assert op(t.report(), "torchgil::spin").calls == 1
+
+
+def test_a_trace_records_once_and_reports_after_its_end():
+    t = torchgil.trace()
+    with pytest.raises(RuntimeError, match="when the `with` block has ended"):
+        t.report()
+    with t:
+        pass
+    assert t.report() is t.report()
+    with pytest.raises(RuntimeError, match="records once"):
+        t.__enter__()
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "many", 2**40])
+def test_a_bad_max_events_is_a_value_error(bad):
+    with pytest.raises(ValueError, match="max_events"):
+        torchgil.trace(max_events=bad)
+
+
+def test_a_thousand_traces_and_the_last_is_exact():
+    for _ in range(1000):
+        with torchgil.trace(max_events=1000):
+            pass
+    with torchgil.trace() as t:
+        released.spin(0)
+    assert me(t.report()).releases == 1
+
+
+def test_traces_start_and_stop_while_threads_come_go_and_release():
+    stop = []
+
+    def churn(_):
+        while not stop:
+            thread = threading.Thread(target=released.spin, args=(0,))
+            thread.start()
+            thread.join()
+            torch.add(A, A)
+
+    def trace(_):
+        try:
+            for _ in range(100):
+                with torchgil.trace(max_events=5000) as t:
+                    time.sleep(0.001)
+                assert t.report().threads
+        finally:
+            stop.append(1)
+
+    in_threads(lambda i: trace(i) if i == 0 else churn(i), 4)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_events", [1, 10, 64, 1000])
+def test_no_more_events_than_asked_for_are_kept_and_the_rest_is_counted(max_events):
+    with torchgil.trace(max_events=max_events) as t:
+        for _ in range(1000):
+            torch.add(A, A)
+    r = t.report()
+    assert r.events <= max_events
+    assert r.dropped > 0
+    assert r.covered_s < r.wall_s
+    assert f"{r.dropped} events were dropped" in str(r)
+    for x in r.threads:
+        assert x.wall_s <= r.covered_s + 1e-9
+
+
+def test_an_op_name_of_any_length_and_many_of_them_are_kept():
+    names = [f"step {i} " + "x" * 200 for i in range(2000)]
+    with torchgil.trace() as t:
+        for name in names:
+            with torch.profiler.record_function(name):
+                pass
+    assert {o.name for o in t.report().ops} >= set(names)
+
+
+def test_names_beyond_the_room_for_them_are_said_to_be_lost():
+    with torchgil.trace() as t:
+        for i in range(60):
+            with torch.profiler.record_function(f"{i}" + "x" * 100_000):
+                pass
+    assert op(t.report(), "(name lost)").calls > 0
+
+
+# --- nothing is left behind -----------------------------------------------------------------------
+
+
+def _protections():
+    return [
+        (line.split()[0], line.split()[1])
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if ".so" in line or "python" in line
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_page_protections_are_put_back_as_they_were():
+    with torchgil.trace():
+        pass
+    before = _protections()
+    with torchgil.trace():
+        pass
+    assert _protections() == before
+
+
+def test_every_slot_is_put_back_and_redirected_again():
+    from torchgil._build import C
+
+    first = C.trace_start(1000, True, True)
+    C.trace_stop()
+    second = C.trace_start(1000, True, True)
+    C.trace_stop()
+    assert first["slots"] == second["slots"] > 10
+    assert first["entry_points"]
+
+
+def test_nothing_is_recorded_and_no_callback_is_there_while_no_trace_runs():
+    from torchgil._build import C
+
+    with torchgil.trace():
+        assert C.trace_running()
+    assert not C.trace_running()
+    assert not torch._C._autograd._profiler_enabled()
+    released.spin(0)
+    with torchgil.trace() as t:
+        pass
+    assert t.report().ops == ()
+
+
+def test_thread_start_is_the_librarys_own_again():
+    original = threading.Thread.start
+    with torchgil.trace():
+        assert threading.Thread.start is not original
+    assert threading.Thread.start is original
+
+
+# --- objects loaded during a trace, forks ---------------------------------------------------------
+
+
+def test_an_extension_module_imported_during_a_trace_is_covered():
+    # A second copy of a module is a new object to the loader. Without the lock witness,
+    # only its own redirected calls can show its windows.
+    run_in_child("""
+        import importlib.machinery, importlib.util, shutil, sys, tempfile, torchgil, _bz2
+        if getattr(_bz2, "__file__", None) is None:
+            sys.exit(0)  # built into this python
+        with tempfile.TemporaryDirectory() as folder:
+            path = shutil.copy(_bz2.__file__, folder)
+            with torchgil.trace(forced_switches=False) as t:
+                loader = importlib.machinery.ExtensionFileLoader("_bz2", path)
+                module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_bz2", loader))
+                loader.exec_module(module)
+                assert module is not _bz2
+                compressor = module.BZ2Compressor()
+                compressor.compress(bytes(range(256)) * 4000)
+                compressor.flush()
+        print(t.report())
+        assert t.report().threads[0].free_s > 0.02
+        assert "unseen" not in str(t.report().notes).replace("stay unseen", ""), t.report().notes
+    """)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_inside_a_trace_leaves_the_child_without_it_and_the_parent_with():
+    run_in_child("""
+        import os, torch, torchgil, warnings
+        warnings.simplefilter("ignore")
+        from torchgil._build import C
+        a = torch.ones(2)
+        spin = torchgil.released.spin
+        with torchgil.trace() as t:
+            spin(0)
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    assert not C.trace_running()
+                    spin(0)
+                    torch.add(a, a)
+                    t.__exit__(None, None, None)
+                    try:
+                        t.report()
+                    except RuntimeError as error:
+                        assert "forked" in str(error), error
+                    else:
+                        raise AssertionError("a report in the child")
+                    with torchgil.trace() as own:
+                        spin(0)
+                    assert own.report().threads[0].releases == 1, own.report()
+                    status = 0
+                finally:
+                    os._exit(status)
+            _, status = os.waitpid(pid, 0)
+            spin(0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        (op,) = [o for o in t.report().ops if o.name == "torchgil::spin"]
+        assert op.calls == 2, t.report()
+    """)
+
+
+def test_a_subprocess_inside_a_trace_runs_and_waits_free():
+    with torchgil.trace() as t:
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.2)"], check=True)
+    assert me(t.report()).free_s > 0.5 * t.report().wall_s
+
+
+def test_the_interpreter_ends_well_with_a_trace_open_and_threads_inside():
+    child = run_in_child(
+        """
+        import threading, time, torchgil
+        t = torchgil.trace()
+        t.__enter__()
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        def busy():
+            while True:
+                time.sleep(0)
+        threading.Thread(target=busy, daemon=True).start()
+        time.sleep(0.1)
+        print("end")
+        """
+    )
+    assert child.stdout == "end\n"
+
+
+# --- witnesses ------------------------------------------------------------------------------------
+
+
+def test_without_the_lock_witness_windows_are_exact_and_switches_inferred():
+    stop = []
+
+    def busy():
+        while not stop:
+            pass
+
+    worker = threading.Thread(target=busy, name="busy")
+    with torchgil.trace(forced_switches=False) as t:
+        worker.start()
+        for _ in range(5):
+            released.spin(0.01)
+        stop.append(1)
+        worker.join()
+    r = t.report()
+    assert op(r, "torchgil::spin").free_s > 0.049
+    assert any("forced switches are inferred" in note for note in r.notes)
+    assert {x.name for x in r.threads} >= {"MainThread", "busy"}
+
+
+def test_both_witnesses_tell_the_same_windows():
+    def windows(forced_switches):
+        with torchgil.trace(forced_switches=forced_switches) as t:
+            for _ in range(20):
+                released.spin(0.0001)
+                torch.add(A, A)
+            time.sleep(0.001)
+        (thread,) = [x for x in t.report().recording.threads if x.native_id == threading.get_native_id()]
+        return [kind for kind in thread.kinds if kind <= Kind.ACQUIRE]
+
+    assert windows(True) == windows(False)
+
+
+def test_without_a_gil_only_ops_are_recorded_and_the_report_says_so(monkeypatch):
+    module = sys.modules["torchgil.tracing.trace"]  # the attribute of that name is the function
+    monkeypatch.setattr(module, "has_gil", lambda: False)
+    with torchgil.trace() as t:
+        torch.add(A, A)
+    r = t.report()
+    assert [(o.name, o.verdict) for o in r.ops] == [("aten::add", "no GIL")]
+    assert "without a GIL" in str(r)
+
+
+def test_the_symbols_redirected_are_those_of_this_interpreter():
+    for name in ("PyEval_SaveThread", "PyEval_RestoreThread", "PyGILState_Ensure", "PyGILState_Release"):
+        assert hasattr(ctypes.pythonapi, name)

@@ -1,0 +1,154 @@
+"""A report in words: tables, and hints where the numbers call for one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchgil.tracing.audit import Audit
+    from torchgil.tracing.report import Report
+
+__all__ = ["duration", "hints", "render", "render_audit", "table"]
+
+_LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
+_COMPILED = "Torch-Compiled Region"
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit.
+
+    >>> duration(1.234), duration(0.0567), duration(7.89e-6), duration(0)
+    ('1.23 s', '56.7 ms', '7.89 us', '0')
+    """
+    if seconds == 0:
+        return "0"
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        value = seconds * factor
+        if value >= 1:
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first aligned left and the others right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = []
+    for row in (head, *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def render(report: Report, *, top: int = 15) -> str:
+    """The whole report, with the `top` ops that hurt most."""
+    parts = [
+        f"torchgil: {duration(report.wall_s)}, {len(report.threads)} threads, {report.events} events"
+        + (f", {report.dropped} dropped" if report.dropped else "")
+    ]
+    if report.recording.gil_seen and report.threads:
+        head = (
+            "thread",
+            "wall",
+            "free",
+            "held",
+            "wait",
+            "preempted",
+            "releases",
+            "longest hold",
+            "longest wait",
+        )
+        rows = [
+            (
+                _short(t.name),
+                *map(duration, (t.wall_s, t.free_s, t.held_s, t.wait_s, t.preempted_s)),
+                str(t.releases),
+                duration(t.longest_hold_s),
+                duration(t.longest_wait_s),
+            )
+            for t in report.threads
+        ]
+        parts.append(table(head, rows))
+    if report.ops:
+        head = ("op", "calls", "entered held", "wall", "free", "held", "wait", "longest hold", "verdict")
+        rows = [
+            (
+                _short(op.name),
+                str(op.calls),
+                str(op.calls_held),
+                *map(duration, (op.wall_s, op.free_s, op.held_s, op.wait_s, op.longest_hold_s)),
+                op.verdict,
+            )
+            for op in report.ops[:top]
+        ]
+        parts.append(table(head, rows))
+        if len(report.ops) > top:
+            parts[-1] += f"\n({len(report.ops) - top} more ops)"
+    parts += [f"hint: {hint}" for hint in report.hints]
+    parts += [f"note: {note}" for note in report.notes]
+    return "\n\n".join(parts)
+
+
+def render_audit(a: Audit[Any]) -> str:
+    """One paragraph: the verdict and the numbers behind it."""
+    lines = [
+        f"{a.verdict}: {100 * a.free_fraction:.1f} % of {duration(a.wall_s)} free "
+        f"({a.releases} release{'' if a.releases == 1 else 's'})",
+        f"free {duration(a.free_s)}, held {duration(a.held_s)} (longest {duration(a.longest_hold_s)}), "
+        f"waited {duration(a.wait_s)} (longest {duration(a.longest_wait_s)}), "
+        f"preempted {duration(a.preempted_s)}",
+    ]
+    lines += [f"note: {note}" for note in a.report.notes]
+    return "\n".join(lines)
+
+
+def hints(report: Report) -> tuple[str, ...]:
+    """What the numbers call for; nothing where they call for nothing."""
+    if not report.recording.gil_seen:
+        return ()
+    return (*_waiting(report), *_holding(report))
+
+
+def _waiting(report: Report) -> list[str]:
+    found = []
+    for t in report.threads:
+        if t.wait_s < 0.2 * t.wall_s or t.wait_s < 0.001:
+            continue
+        name, waited_s = next(iter(t.waits_after.items()), ("", 0.0))
+        share = f"{100 * waited_s / t.wall_s:.0f} % of {t.name}'s time went into waiting for the GIL back"
+        if name and waited_s >= 0.2 * t.wall_s:
+            found.append(
+                f"{share} after {name}: run the forward under one release with torchgil.nogil, "
+                "or give way sooner with torchgil.switch_interval(1e-4)"
+            )
+        elif waited_s >= 0.2 * t.wall_s:
+            found.append(
+                f"{share} after releases outside any op (a result freed, a file, a lock): "
+                "torchgil.switch_interval(1e-4) makes the other threads give way sooner"
+            )
+    return found
+
+
+def _holding(report: Report) -> list[str]:
+    found = []
+    for op in report.ops:
+        if op.longest_hold_s < _LONG_HOLD_S or op.verdict == "releases":
+            continue
+        if op.name.startswith(_COMPILED):
+            found.append(
+                f"{op.name} held the GIL for up to {duration(op.longest_hold_s)}: compiled kernels hold it "
+                "by default; torch._inductor.config.cpp_wrapper = True releases it"
+            )
+        elif op.name.startswith("torchgil::") or op.calls_held:
+            found.append(
+                f"{op.name} held the GIL for up to {duration(op.longest_hold_s)} at a time "
+                f"({op.calls_held} of {op.calls} calls were entered with it): "
+                "no other Python thread ran meanwhile"
+            )
+    return found
+
+
+def _short(name: str, width: int = 44) -> str:
+    return name if len(name) <= width else name[: width - 3] + "..."

@@ -1,0 +1,168 @@
+"""A report over time: the Chrome trace, and the picture of who held the GIL when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from torchgil.tracing.recording import Kind, Recording, Segment, State, ThreadRecording
+
+if TYPE_CHECKING:
+    from torchgil.tracing.report import Report
+
+__all__ = ["chrome_trace", "draw", "op_slices"]
+
+# What torch.profiler counts its time stamps from: the start of the quarter of a
+# Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
+# nanosecond still fits into a double.
+_QUARTER_NS = 7_889_238 * 1_000_000_000
+_LANE = 1 << 32  # over any thread id: the lane of states beside the lane of ops
+
+_STATES = {
+    State.HELD: ("held", "terrible", "#c0392b"),
+    State.FREE: ("free", "good", "#7fbf7b"),
+    State.WAIT: ("waiting", "bad", "#f0a830"),
+    State.PREEMPTED: ("preempted", "grey", "#8e7cc3"),
+}
+
+
+def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[int, int, str, int, bool]]:
+    """Each op call of one thread: start_ns, end_ns, name, depth, entered with the GIL held."""
+    open_ops: list[tuple[int, int, bool]] = []
+    limit = recording.complete_until_ns
+    for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
+        if time_ns >= limit:
+            break
+        if kind in (Kind.OP_START, Kind.OP_START_HELD):
+            open_ops.append((time_ns, offset, kind == Kind.OP_START_HELD))
+        elif kind == Kind.OP_END and open_ops:
+            name = recording.name_at(offset)
+            if not any(recording.name_at(op[1]) == name for op in open_ops):
+                continue
+            while recording.name_at(open_ops[-1][1]) != name:
+                open_ops.pop()
+            start_ns, _, held = open_ops.pop()
+            yield start_ns, time_ns, name, len(open_ops), held
+    while open_ops:
+        start_ns, offset, held = open_ops.pop()
+        yield start_ns, limit, recording.name_at(offset), len(open_ops), held
+
+
+def chrome_trace(report: Report, *, ops: bool = True) -> dict[str, Any]:
+    """The Trace Event Format's JSON object; times in microseconds."""
+    recording = report.recording
+    base_ns = (recording.start_ns + recording.unix_offset_ns) // _QUARTER_NS * _QUARTER_NS
+    shift = recording.unix_offset_ns - base_ns
+
+    def slice_(name: str, cat: str, tid: int, start_ns: int, end_ns: int, **more: Any) -> dict[str, Any]:
+        return {
+            "ph": "X",
+            "cat": cat,
+            "name": name,
+            "pid": recording.pid,
+            "tid": tid,
+            "ts": (start_ns + shift) / 1000,
+            "dur": (end_ns - start_ns) / 1000,
+            **more,
+        }
+
+    def label(kind: str, tid: int, **args: Any) -> dict[str, Any]:
+        return {"ph": "M", "name": kind, "pid": recording.pid, "tid": tid, "args": args}
+
+    events: list[dict[str, Any]] = []
+    for thread, segments in zip(recording.threads, report.segments, strict=True):
+        lane = _LANE + thread.native_id
+        if ops:
+            events.append(label("thread_name", thread.native_id, name=thread.name))
+            events.append(label("thread_sort_index", thread.native_id, sort_index=thread.native_id))
+            for start_ns, end_ns, name, _, held in op_slices(recording, thread):
+                args = {"entered with the GIL": held}
+                events.append(slice_(name, "op", thread.native_id, start_ns, end_ns, args=args))
+        events.append(label("thread_name", lane, name=f"{thread.name}: GIL"))
+        events.append(label("thread_sort_index", lane, sort_index=thread.native_id))
+        for start_ns, end_ns, state in segments:
+            name, colour, _ = _STATES[state]
+            events.append(slice_(name, "gil", lane, start_ns, end_ns, cname=colour))
+    return {
+        "schemaVersion": 1,
+        "displayTimeUnit": "ms",
+        "baseTimeNanoseconds": base_ns,
+        "traceEvents": events,
+    }
+
+
+def draw(report: Report, path: str | PathLike[str]) -> None:
+    """Writes the picture: a row per thread, and one that shows which of them held the GIL."""
+    try:
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import to_rgb
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError as error:
+        raise ImportError(f"plot: this needs {error.name}: pip install 'torchgil[cli]'") from error
+
+    recording = report.recording
+    rows = [(t, s) for t, s in zip(recording.threads, report.segments, strict=True) if s]
+    rows = rows[:24]
+    width = 2400
+    begin, end = recording.start_ns, max(recording.complete_until_ns, recording.start_ns + 1)
+    figure = Figure(figsize=(13, 1.6 + 0.75 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    span_ms = (end - begin) / 1e6
+    for row, (thread, segments) in enumerate(rows):
+        shares = _shares(segments, begin, end, width)
+        # What a column shows is the mean of its states' colours, weighted by their time.
+        colours = np.array([to_rgb(_STATES[state][2]) for state in State])
+        weights = np.array(shares).T
+        total = weights.sum(axis=1, keepdims=True)
+        pixels = np.where(total > 0, weights @ colours / np.maximum(total, 1e-12), 1.0)
+        y = len(rows) - 1 - row
+        axes.imshow(
+            pixels[np.newaxis],
+            extent=(0, span_ms, y - 0.2, y + 0.28),
+            aspect="auto",
+            interpolation="nearest",
+        )
+        _draw_ops(axes, recording, thread, y, begin, span_ms)
+    axes.set_xlim(0, span_ms)
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_yticks(range(len(rows)), [thread.name for thread, _ in reversed(rows)])
+    axes.set_xlabel("milliseconds since the trace began")
+    axes.set_title("Who held the GIL when", loc="left", fontweight="bold")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    handles = [Patch(color=colour, label=name) for name, _, colour in _STATES.values()]
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
+    """How much of each of `width` columns each state takes."""
+    shares = [[0.0] * width for _ in State]
+    scale = width / (end - begin)
+    for start, stop, state in segments:
+        left, right = (start - begin) * scale, min((stop - begin) * scale, width)
+        column = int(left)
+        while column < right:
+            shares[state][column] += min(right, column + 1) - max(left, column)
+            column += 1
+    return shares
+
+
+def _draw_ops(
+    axes: Any, recording: Recording, thread: ThreadRecording, y: int, begin: int, span_ms: float
+) -> None:
+    """A thin bar per outermost op, with its name where there is room for it."""
+    bars = [
+        ((start - begin) / 1e6, (end - start) / 1e6, name)
+        for start, end, name, depth, _ in op_slices(recording, thread)
+        if depth == 0
+    ]
+    bars = sorted(bars, key=lambda bar: -bar[1])[:2000]
+    axes.broken_barh([bar[:2] for bar in bars], (y - 0.36, 0.12), color="#34495e", linewidth=0)
+    for left, length, name in bars[:40]:
+        if length > 0.012 * len(name) * span_ms:
+            axes.text(left + length / 2, y - 0.42, name, ha="center", va="top", fontsize=7)

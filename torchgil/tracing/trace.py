@@ -1,0 +1,188 @@
+"""`trace`: records who holds the GIL, on every thread of the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from torchgil._build import C
+from torchgil.tracing.recording import Recording, ThreadRecording
+from torchgil.tracing.report import Report, build_report
+
+__all__ = ["Trace", "trace"]
+
+_MAX_EVENTS = 1 << 32  # 64 GB of buffer: more is a mistake
+
+
+def has_gil() -> bool:
+    """False on a free-threaded build that runs without its GIL."""
+    enabled: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
+    return enabled is None or enabled()
+
+
+class Trace:
+    """A trace of the GIL; see `trace`. Use it as a context manager, once."""
+
+    def __init__(self, *, max_events: int = 1_000_000, forced_switches: bool = True) -> None:
+        if (
+            isinstance(max_events, bool)
+            or not isinstance(max_events, int)
+            or not 1 <= max_events <= _MAX_EVENTS
+        ):
+            raise ValueError(f"trace: max_events must be an integer from 1 to 2**32, got {max_events!r}")
+        self._max_events = max_events
+        self._lock_witness = forced_switches
+        self._pid = 0  # of the process that runs it; 0: not started
+        self._recording: Recording | None = None
+        self._report: Report | None = None
+
+    def __enter__(self) -> Trace:
+        if self._pid:
+            raise RuntimeError("trace: a Trace records once; call torchgil.trace() again for another")
+        self._has_gil = has_gil()
+        self._known = set(sys._current_frames())
+        self._names = _ThreadNames()
+        self._start = C.trace_start(self._max_events, self._has_gil, self._lock_witness)
+        self._pid = os.getpid()
+        self._names.watch()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if os.getpid() != self._pid:
+            return  # a fork's child leaves the block: the trace is its parent's
+        self._names.unwatch()
+        stopped = C.trace_stop()
+        notes = []
+        gil_seen = self._start["entry_points"]
+        if not self._has_gil:
+            notes.append("this Python runs without a GIL: there is nothing to release, hold or wait for")
+        elif self._start["missing"]:
+            notes.append(self._start["missing"] + ("" if gil_seen else "; only ops were recorded"))
+        if stopped["missed_objects"] and not self._start["lock"]:
+            notes.append("calls by these objects stayed unseen: " + ", ".join(stopped["missed_objects"]))
+        self._recording = Recording(
+            pid=self._pid,
+            start_ns=stopped["start_ns"],
+            stop_ns=stopped["stop_ns"],
+            complete_until_ns=stopped["complete_until_ns"],
+            dropped=stopped["dropped"],
+            unix_offset_ns=stopped["unix_offset_ns"],
+            threads=self._threads(stopped["threads"]),
+            name_table=stopped["names"],
+            gil_seen=gil_seen,
+            has_gil=self._has_gil,
+            notes=tuple(notes),
+        )
+
+    def _threads(self, recorded: list[tuple[int, int, str, bytes, int]]) -> tuple[ThreadRecording, ...]:
+        unseen = self._known.copy()
+        alive = set(sys._current_frames())
+        threads = []
+        for ident, native_id, kernel_name, events, _ in sorted(recorded, key=_first_time):
+            # An ident is used again after its thread ended: the first to show it was there.
+            known = ident in unseen
+            unseen.discard(ident)
+            name = self._names.of(ident, native_id, kernel_name)
+            thread = ThreadRecording.from_bytes(ident, native_id, name, events, known)
+            threads.append(thread if ident in alive else thread.ended())
+        # No event at all: it sat in one window from before the start until after the stop.
+        for ident in sorted(unseen):
+            native_id = self._names.native_id(ident)
+            name = self._names.of(ident, native_id, "")
+            threads.append(ThreadRecording(ident, native_id, name, (), b"", (), True))
+        return tuple(threads)
+
+    def report(self) -> Report:
+        """The numbers, once the block is left.
+
+        Raises:
+            RuntimeError: The trace has not ended yet, or this is a fork's child.
+        """
+        if self._recording is None:
+            if self._pid and os.getpid() != self._pid:
+                raise RuntimeError("trace: this process was forked inside the trace, which is its parent's")
+            raise RuntimeError("trace: the report is ready when the `with` block has ended")
+        if self._report is None:
+            self._report = build_report(self._recording)
+        return self._report
+
+
+def trace(*, max_events: int = 1_000_000, forced_switches: bool = True) -> Trace:
+    """Records each release, request and acquire of the GIL, and each torch op, on all threads.
+
+    Exact, not sampled: the calls are redirected while the block runs, and put back
+    after it. One trace at a time in a process.
+
+    Args:
+        max_events: Events kept, of 16 bytes each, for all threads together; an op call
+            takes 5. What comes later is dropped, counted, and said in the report.
+        forced_switches: False does not look at the lock inside the interpreter: its
+            forced switches are then inferred from who acquires next.
+
+    Returns:
+        A context manager; after the block its ``report()`` gives the numbers.
+
+    Raises:
+        ValueError: max_events is no integer from 1 to 2**32.
+        RuntimeError: Another trace is running (on entry).
+
+    >>> import torchgil
+    >>> spin = torchgil.released.spin
+    >>> with torchgil.trace() as t:
+    ...     _ = spin(0.01)
+    >>> me = t.report().threads[0]
+    >>> me.name, me.releases, me.free_s > 0.009
+    ('MainThread', 1, True)
+    """
+    return Trace(max_events=max_events, forced_switches=forced_switches)
+
+
+class _ThreadNames:
+    """Python's names of threads, of those too that start and end within the trace."""
+
+    def __init__(self) -> None:
+        self._threads = list(threading.enumerate())
+
+    def watch(self) -> None:
+        started = self._threads
+        original = self._original = threading.Thread.start
+
+        def start(self: threading.Thread) -> None:
+            started.append(self)
+            original(self)
+
+        self._wrapper = start
+        threading.Thread.start = start  # type: ignore[method-assign]
+
+    def unwatch(self) -> None:
+        # Somebody who wrapped it after us calls ours, which does no harm.
+        if threading.Thread.start is self._wrapper:
+            threading.Thread.start = self._original  # type: ignore[method-assign]
+        self._threads += threading.enumerate()
+        self._by_native_id = {t.native_id: t.name for t in self._threads}
+        self._by_ident = {t.ident: t for t in self._threads}
+
+    def of(self, ident: int, native_id: int, kernel_name: str) -> str:
+        name = self._by_native_id.get(native_id)
+        if name is None:
+            return f"{kernel_name or 'thread'} {native_id or ident}"
+        return name
+
+    def native_id(self, ident: int) -> int:
+        thread = self._by_ident.get(ident)
+        return thread.native_id or 0 if thread else 0
+
+
+def _first_time(recorded: tuple[int, int, str, bytes, int]) -> int:
+    return int.from_bytes(recorded[3][:8], sys.byteorder)
+
+
+os.register_at_fork(after_in_child=C.trace_forget)

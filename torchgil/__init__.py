@@ -1,14 +1,18 @@
 """Who holds the GIL in a PyTorch program, and how to run without it.
 
 Names are resolved on first use: ``import torchgil`` alone imports neither torch
-nor the C++ extension, which is what lets the pytest plugin load everywhere.
+nor the C++ extension, which is what lets the pytest plugin load everywhere. The
+ops are registered with torch (torch.ops.torchgil) as soon as both are imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from torchgil._imports import when_imported
 from torchgil._version import __version__
 
 if TYPE_CHECKING:
@@ -56,3 +60,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _register_ops() -> None:
+    importlib.import_module("torchgil.ops")
+
+
+def _register_ops_quietly() -> None:
+    # torch is being imported by somebody who may never use torchgil: a missing or
+    # unfit extension is reported when one of its names is first used.
+    with contextlib.suppress(ImportError):
+        _register_ops()
+
+
+if "torch" in sys.modules:
+    _register_ops()
+else:
+    when_imported("torch", _register_ops_quietly)

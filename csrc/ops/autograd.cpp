@@ -5,12 +5,12 @@
 // derivatives, functorch transforms) goes through the composed ATen ops, which
 // can: right results everywhere, one node where it counts.
 #include <ATen/ExpandUtils.h>
-#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/real.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -32,9 +32,11 @@ bool wants_grad(at::ArrayRef<std::reference_wrapper<const Tensor>> inputs) {
          });
 }
 
-/// Whether a derivative is being taken that a C++ node cannot give.
+/// Whether a derivative is being taken that a C++ node cannot give: a functorch
+/// transform is at work, or an input carries a forward-mode tangent.
 bool needs_composed(at::ArrayRef<std::reference_wrapper<const Tensor>> inputs) {
-  return at::functorch::functorchTLSAccessor() != nullptr ||
+  return c10::impl::tls_is_dispatch_key_included(
+             c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
       std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) {
            return t.defined() && t._fw_grad(/*level=*/0).defined();
          });
@@ -81,9 +83,11 @@ Tensor add_autograd(
     const Tensor& a,
     const Tensor& b,
     const at::Scalar& alpha) {
+  if (needs_composed({a, b})) {
+    return at::add(a, b, alpha);
+  }
   if (wants_grad({a, b})) {
-    return needs_composed({a, b}) ? at::add(a, b, alpha)
-                                  : Add::apply(a, b, alpha);
+    return Add::apply(a, b, alpha);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return ops::add(a, b, alpha);
@@ -137,8 +141,11 @@ struct Matmul : Function<Matmul> {
 
 Tensor matmul_autograd(
     c10::DispatchKeySet keys, const Tensor& a, const Tensor& b) {
+  if (needs_composed({a, b})) {
+    return at::matmul(a, b);
+  }
   if (wants_grad({a, b})) {
-    return needs_composed({a, b}) ? at::matmul(a, b) : Matmul::apply(a, b);
+    return Matmul::apply(a, b);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return ops::matmul(a, b);
@@ -175,10 +182,11 @@ Tensor rms_norm_autograd(
     const Tensor& x,
     const Tensor& weight,
     double eps) {
+  if (needs_composed({x, weight})) {
+    return kernels::rms_norm_composed(x, weight, eps);
+  }
   if (wants_grad({x, weight})) {
-    return needs_composed({x, weight})
-        ? kernels::rms_norm_composed(x, weight, eps)
-        : RmsNorm::apply(x, weight, eps);
+    return RmsNorm::apply(x, weight, eps);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return ops::rms_norm(x, weight, eps);
@@ -190,7 +198,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward_autograd(
     const Tensor& x,
     const Tensor& weight,
     double eps) {
-  if (wants_grad({grad, x, weight})) {
+  if (needs_composed({grad, x, weight}) || wants_grad({grad, x, weight})) {
     return kernels::rms_norm_backward_composed(grad, x, weight, eps);
   }
   at::AutoDispatchBelowADInplaceOrView below;
@@ -215,6 +223,14 @@ TORCH_LIBRARY_IMPL(torchgil, Autograd, m) {
   m.impl("rms_norm", &rms_norm_autograd);
   m.impl("rms_norm_backward", &rms_norm_backward_autograd);
   m.impl("nms", &nms_autograd);
+}
+
+// Under vmap the batched tensors go on to ATen's own batching rules.
+TORCH_LIBRARY_IMPL(torchgil, FuncTorchBatched, m) {
+  m.impl("add", &kernels::add);
+  m.impl("matmul", &kernels::matmul);
+  m.impl("rms_norm", &kernels::rms_norm_composed);
+  m.impl("rms_norm_backward", &kernels::rms_norm_backward_composed);
 }
 
 } // namespace torchgil

@@ -1,6 +1,5 @@
 // csrc/ops/bindings.cpp: the ops in Python, each under three GIL policies.
 #include <pybind11/stl.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <cmath>
 
@@ -8,7 +7,6 @@
 #include "ops/estimate.h"
 #include "ops/latch.h"
 #include "ops/library.h"
-#include "ops/number.h"
 #include "ops/policies.h"
 #include "ops/witness.h"
 
@@ -145,10 +143,6 @@ Raises:
     ValueError: timeout is negative, NaN or infinite.
 )";
 
-at::Tensor add(const at::Tensor& a, const at::Tensor& b, const Number& alpha) {
-  return ops::add(a, b, alpha.value);
-}
-
 bool wait(const Latch& latch, double timeout) {
   return latch.wait(timeout);
 }
@@ -229,13 +223,13 @@ void register_ops(py::module_& m) {
   def_policies(
       policies,
       "add",
-      &add,
-      &estimate::add<Number>,
+      &ops::add,
+      &estimate::add,
       kAddDoc,
       py::arg("a"),
       py::arg("b"),
       py::kw_only(),
-      py::arg("alpha") = Number{1});
+      py::arg("alpha") = ScalarArgument{1, {}});
   def_policies(
       policies,
       "matmul",

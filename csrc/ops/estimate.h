@@ -34,8 +34,7 @@ inline double bytes(const at::Tensor& t) {
   return elements(t) * static_cast<double>(t.itemsize());
 }
 
-template <class Alpha>
-double add(const at::Tensor& a, const at::Tensor& b, const Alpha&) {
+inline double add(const at::Tensor& a, const at::Tensor& b, const at::Scalar&) {
   // Read both, write the larger: a broadcast of both against each other, an
   // outer sum, multiplies out.
   const double larger = std::max(bytes(a), bytes(b));

@@ -5,8 +5,8 @@
 own path: there torch has released the GIL before the kernel starts.
 """
 
-from torchgil.ops import adaptive, held, released
+from torchgil.ops import adaptive, fake, held, released
 from torchgil.ops.latch import Latch
 from torchgil.ops.witness import KernelRecord, witness
 
-__all__ = ["KernelRecord", "Latch", "adaptive", "held", "released", "witness"]
+__all__ = ["KernelRecord", "Latch", "adaptive", "fake", "held", "released", "witness"]

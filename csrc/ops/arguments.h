@@ -1,0 +1,145 @@
+// csrc/ops/arguments.h: what a Python argument of an op becomes.
+//
+// Two things pybind11's casters, torch's included, do not do: a Python number
+// as at::Scalar, and noticing a tensor whose class (or a mode) wants to see the
+// call through __torch_function__ before it goes to C++.
+#pragma once
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace torchgil {
+
+/// A tensor, and whether the call belongs to Python first.
+struct TensorArgument {
+  at::Tensor value;
+  pybind11::handle source; // borrowed from the call's arguments
+  bool overloaded = false;
+};
+
+/// A Python number.
+struct ScalarArgument {
+  at::Scalar value;
+  pybind11::handle source; // likewise
+};
+
+/// The argument type that stands in Python for a C++ parameter T.
+template <class T>
+struct ArgumentOf {
+  using type = T; // what pybind11 converts by itself
+};
+template <>
+struct ArgumentOf<const at::Tensor&> {
+  using type = TensorArgument;
+};
+template <>
+struct ArgumentOf<const at::Scalar&> {
+  using type = ScalarArgument;
+};
+
+/// Whether __torch_function__, of a mode or of the tensor's class, wants to see
+/// the call. For a plain tensor: one thread-local load. GIL: held.
+inline bool has_torch_function(PyObject* tensor) {
+  if (at::impl::torch_function_mode_enabled()) [[unlikely]] {
+    return true;
+  }
+  if (THPVariable_CheckExact(tensor)) [[likely]] {
+    return false;
+  }
+  if (at::impl::PythonTorchFunctionTLS::get_disabled_state() !=
+      at::impl::TorchFunctionDisabledState::ENABLED) {
+    return false;
+  }
+  namespace py = pybind11;
+  const py::object disabled =
+      py::module_::import("torch._C").attr("_disabled_torch_function_impl");
+  const py::object own = py::type::handle_of(tensor).attr("__torch_function__");
+  return !own.is(disabled);
+}
+
+inline const at::Tensor& unwrap(const TensorArgument& argument) {
+  return argument.value;
+}
+inline const at::Scalar& unwrap(const ScalarArgument& argument) {
+  return argument.value;
+}
+template <class T>
+const T& unwrap(const T& argument) {
+  return argument;
+}
+
+inline bool is_overloaded(const TensorArgument& argument) {
+  return argument.overloaded;
+}
+template <class T>
+bool is_overloaded(const T& /*never a tensor*/) {
+  return false;
+}
+
+} // namespace torchgil
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<torchgil::TensorArgument> {
+  PYBIND11_TYPE_CASTER(torchgil::TensorArgument, const_name("torch.Tensor"));
+
+  // GIL: held.
+  bool load(handle source, bool /*convert*/) {
+    if (!THPVariable_Check(source.ptr())) {
+      return false;
+    }
+    value.value = THPVariable_Unpack(source.ptr());
+    value.source = source;
+    value.overloaded = torchgil::has_torch_function(source.ptr());
+    return true;
+  }
+};
+
+template <>
+struct type_caster<torchgil::ScalarArgument> {
+  PYBIND11_TYPE_CASTER(torchgil::ScalarArgument, const_name("complex"));
+
+  // GIL: held.
+  bool load(handle source, bool /*convert*/) {
+    PyObject* const object = source.ptr();
+    value.source = source;
+    if (PyFloat_Check(object)) {
+      value.value = PyFloat_AS_DOUBLE(object);
+    } else if (PyBool_Check(object)) {
+      value.value = object == Py_True;
+    } else if (PyComplex_Check(object)) {
+      value.value = c10::complex<double>(
+          PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
+    } else if (PyIndex_Check(object)) { // int, numpy's integers
+      const auto index =
+          reinterpret_steal<pybind11::object>(PyNumber_Index(object));
+      const long long integer = index ? PyLong_AsLongLong(index.ptr()) : -1;
+      if (PyErr_Occurred() != nullptr) {
+        throw error_already_set(); // OverflowError: more than 64 bits
+      }
+      value.value = static_cast<int64_t>(integer);
+    } else if (PyNumber_Check(object) != 0) { // what has __float__
+      const double number = PyFloat_AsDouble(object);
+      if (PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        return false;
+      }
+      value.value = number;
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  // pybind11 turns a default value into a Python object when it binds it.
+  static handle cast(
+      const torchgil::ScalarArgument& number, return_value_policy, handle) {
+    return PyLong_FromLongLong(number.value.toLong());
+  }
+};
+
+} // namespace pybind11::detail

@@ -16,6 +16,8 @@ __all__ = ["Audit", "audit"]
 
 T = TypeVar("T")
 
+MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when they are
+
 
 @dataclass(frozen=True, slots=True)
 class Audit(Generic[T]):
@@ -66,7 +68,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
     >>> torchgil.audit(sorted, range(1_000_000)).verdict
     'holds'
     """
-    trace = Trace()
+    trace = Trace(max_events=MAX_EVENTS)
     with trace:
         C.trace_mark()
         try:

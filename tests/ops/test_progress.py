@@ -1,0 +1,106 @@
+"""Proof by progress: whether another Python thread gets anywhere while the kernel runs."""
+
+import threading
+
+import pytest
+
+import torchgil
+from torchgil.ops import witness
+
+from .conftest import POLICIES, long_arguments, ticking
+
+RELEASING = [name for name in POLICIES if name != "held"]
+
+
+def ticks_inside(ticks, records):
+    return [t for t in ticks for r in records if r.begin_ns < t < r.end_ns]
+
+
+@pytest.mark.parametrize("policy", RELEASING)
+def test_a_python_thread_advances_while_a_released_op_runs(op, policy):
+    call, arguments = getattr(POLICIES[policy], op), long_arguments(op)
+    with torchgil.intra_op_threads(1):
+        for _ in range(50):  # the other thread must be woken within the op: surely in one of them
+            with witness() as records, ticking() as ticks:
+                call(*arguments)
+            if ticks_inside(ticks, records):
+                return
+    pytest.fail(f"no Python thread ran within 50 calls of {policy}.{op}")
+
+
+def test_no_python_thread_advances_while_a_held_op_runs(op):
+    call, arguments = getattr(torchgil.held, op), long_arguments(op)
+    for _ in range(3):
+        with witness() as records, ticking() as ticks:
+            call(*arguments)
+        assert len(records) == 1
+        assert ticks, "the positive control: the other thread does run, before and after"
+        assert ticks_inside(ticks, records) == []
+
+
+def test_released_wait_returns_true_once_another_thread_opens_the_latch():
+    latch = torchgil.Latch()
+    opener = threading.Thread(target=latch.open)
+    opener.start()
+    assert torchgil.released.wait(latch, timeout=60) is True
+    opener.join()
+
+
+def test_adaptive_wait_releases_for_a_long_timeout():
+    latch = torchgil.Latch()
+    entered = threading.Event()
+
+    def open_it():
+        entered.wait()
+        latch.open()
+
+    opener = threading.Thread(target=open_it)
+    opener.start()
+    entered.set()
+    assert torchgil.adaptive.wait(latch, timeout=60) is True
+    opener.join()
+
+
+def test_held_wait_can_only_time_out():
+    latch = torchgil.Latch()
+    entered = threading.Event()
+
+    def open_it():
+        entered.wait()
+        latch.open()
+
+    opener = threading.Thread(target=open_it)
+    opener.start()
+    # Nothing between these two lines gives up the GIL but a forced switch; a switch lets the
+    # opener win, so ask until one call got through whole.
+    for _ in range(20):
+        with torchgil.switch_interval(10):
+            entered.set()
+            opened = torchgil.held.wait(latch, timeout=0.05)
+        if not opened:
+            break
+        opener.join()
+        latch, entered = torchgil.Latch(), threading.Event()
+        opener = threading.Thread(target=open_it)
+        opener.start()
+    assert opened is False
+    opener.join()
+    assert latch.is_open, "the thread that could have opened it did, once it got the GIL"
+
+
+def test_an_open_latch_lets_everybody_through():
+    latch = torchgil.Latch()
+    assert not latch.is_open
+    assert repr(latch) == "<torchgil.Latch, closed>"
+    latch.open()
+    latch.open()
+    assert latch.is_open
+    assert repr(latch) == "<torchgil.Latch, open>"
+    assert torchgil.held.wait(latch, timeout=0) is True
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), 1e10])
+@pytest.mark.parametrize("policy", ["released", "held", "adaptive"])
+def test_a_timeout_that_is_none_is_a_value_error(policy, timeout):
+    with pytest.raises(ValueError, match="timeout must be finite"):
+        POLICIES[policy].wait(torchgil.Latch(), timeout)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchgil.ops.adaptive import adaptive_threshold as adaptive_threshold
     from torchgil.ops.adaptive import set_adaptive_threshold as set_adaptive_threshold
     from torchgil.ops.latch import Latch as Latch
+    from torchgil.serving import ThreadPool as ThreadPool
     from torchgil.threads import intra_op_threads as intra_op_threads
     from torchgil.threads import switch_interval as switch_interval
     from torchgil.threads import usable_cores as usable_cores
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Latch": "torchgil.ops.latch:Latch",
     "adaptive_threshold": "torchgil.ops.adaptive:adaptive_threshold",
     "set_adaptive_threshold": "torchgil.ops.adaptive:set_adaptive_threshold",
+    "ThreadPool": "torchgil.serving:ThreadPool",
     "intra_op_threads": "torchgil.threads:intra_op_threads",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",

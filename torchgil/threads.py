@@ -15,13 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["intra_op_threads", "switch_interval", "usable_cores"]
+__all__ = ["intra_op_threads", "set_own_intra_op_threads", "switch_interval", "usable_cores"]
 
 T = TypeVar("T")
 
 # torch.set_num_threads() writes the process's default as well as the calling
 # thread's number. Whoever sets, checks and puts the default back is alone in it.
 _set_num_threads_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _set_num_threads_lock
+    _set_num_threads_lock = threading.Lock()  # in a forked child nobody is left to release the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager
@@ -52,31 +61,42 @@ def intra_op_threads(n: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    _set_calling_thread(n)
+    set_own_intra_op_threads(n)
     try:
         yield
     finally:
-        _set_calling_thread(before)
+        set_own_intra_op_threads(before)
 
 
-def _set_calling_thread(n: int) -> None:
-    """Sets the calling thread's number alone, and makes sure of it.
+def set_own_intra_op_threads(n: int) -> None:
+    """Sets the calling thread's number alone, for good, and makes sure of it.
 
     A thread that made no parallel region yet takes the default at its first, over
     its own setting; get_num_threads() counts as that, so it pins what was just set.
+
+    Raises:
+        RuntimeError: torch did not take the number; the old one is back.
     """
     import torch
 
     with _set_num_threads_lock:
         before = torch.get_num_threads()
-        default = _in_fresh_thread(torch.get_num_threads)
+        if before == n:
+            return
+        try:
+            default = _in_fresh_thread(torch.get_num_threads)
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            default = 0  # Python 3.12 starts no thread once it exits; nobody is left to take the default
         torch.set_num_threads(n)
-        taken = torch.get_num_threads()
-        if taken != n:
+        if torch.get_num_threads() != n:
             torch.set_num_threads(before)
-        _in_fresh_thread(lambda: torch.set_num_threads(default))
+        if default:
+            _in_fresh_thread(lambda: torch.set_num_threads(default))
+        taken = torch.get_num_threads()
     if taken != n:
-        raise RuntimeError(f"intra_op_threads: asked torch for {n} intra-op threads, got {taken}")
+        raise RuntimeError(f"asked torch for {n} intra-op threads, got {taken}")
 
 
 def _in_fresh_thread(fn: Callable[[], T]) -> T:

@@ -1,0 +1,342 @@
+"""A thread pool for PyTorch: `ThreadPoolExecutor` with the threads inside ops set right, and numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import operator
+import os
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from torchgil.serving.process import HomeProcess
+from torchgil.serving.stats import PoolStats, quantile
+from torchgil.threads import set_own_intra_op_threads, usable_cores
+
+__all__ = ["ThreadPool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_thread = threading.local()  # keeps a worker's inference mode entered for as long as the worker lives
+
+
+class _Ledger:
+    """Counts calls. Calls and workers refer to it, never to the pool, so that a dropped pool is collected."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._submitted = self._started = self._done = self._failed = self._cancelled = 0
+        self._busy_s = 0.0
+        self._running_since_s = 0.0  # sum of the start times of the calls that run now
+        self._waits_s: deque[float] = deque(maxlen=4096)
+        self.worker_idents: set[int] = set()
+        self.broken = False
+
+    def submitted(self, calls: int) -> None:
+        with self._lock:
+            self._submitted += calls
+
+    def settled(self, future: Future[Any]) -> None:
+        # Done and failed are counted by the call itself, before its future lets the caller go on.
+        if future.cancelled():
+            with self._lock:
+                self._cancelled += 1
+
+    def started(self, submitted_s: float) -> float:
+        now = time.perf_counter()
+        with self._lock:
+            self._started += 1
+            self._running_since_s += now
+            self._waits_s.append(now - submitted_s)
+        return now
+
+    def finished(self, started_s: float, *, failed: bool) -> None:
+        now = time.perf_counter()
+        with self._lock:
+            self._done += not failed
+            self._failed += failed
+            self._running_since_s -= started_s
+            self._busy_s += now - started_s
+
+    def snapshot(self, workers: int, intra_op_threads: int) -> PoolStats:
+        with self._lock:
+            running = self._started - self._done - self._failed
+            queued = self._submitted - self._started - self._cancelled
+            lost = queued if self.broken else 0
+            busy_s = self._busy_s + running * time.perf_counter() - self._running_since_s
+            waits_s = list(self._waits_s)
+            done, failed, cancelled = self._done, self._failed + lost, self._cancelled
+        return PoolStats(
+            workers=workers,
+            intra_op_threads=intra_op_threads,
+            queued=queued - lost,
+            running=running,
+            done=done,
+            failed=failed,
+            cancelled=cancelled,
+            busy_s=max(0.0, busy_s),
+            queue_wait_p50_s=quantile(waits_s, 0.5),
+            queue_wait_p99_s=quantile(waits_s, 0.99),
+        )
+
+
+class _Call:
+    """One call on its way to a worker."""
+
+    __slots__ = ("_args", "_fn", "_kwargs", "_ledger", "_submitted_s")
+
+    def __init__(self, ledger: _Ledger, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self._ledger, self._fn, self._args, self._kwargs = ledger, fn, args, kwargs
+        self._submitted_s = time.perf_counter()
+
+    def __call__(self) -> Any:
+        started_s = self._ledger.started(self._submitted_s)
+        failed = True
+        try:
+            result = self._fn(*self._args, **self._kwargs)
+            failed = False
+            return result
+        finally:
+            self._ledger.finished(started_s, failed=failed)
+
+
+class _WorkerStart:
+    """What each worker does before its first call."""
+
+    def __init__(
+        self,
+        ledger: _Ledger,
+        intra_op_threads: int,
+        inference_mode: bool,
+        cores: Sequence[int] | None,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self._ledger = ledger
+        self._intra_op_threads = intra_op_threads
+        self._inference_mode = inference_mode
+        self._cores = cores
+        self._initializer = initializer
+        self._initargs = initargs
+        self._indices = itertools.count()
+
+    def __call__(self) -> None:
+        try:
+            self._start()
+        except BaseException:
+            self._ledger.broken = True
+            raise
+        self._ledger.worker_idents.add(threading.get_ident())
+
+    def _start(self) -> None:
+        index = next(self._indices)
+        if self._cores:
+            # Before the first op: the op's own threads inherit the mask of the thread that makes them.
+            first = index * self._intra_op_threads
+            width = min(self._intra_op_threads, len(self._cores))
+            os.sched_setaffinity(0, {self._cores[(first + i) % len(self._cores)] for i in range(width)})
+        set_own_intra_op_threads(self._intra_op_threads)
+        if self._inference_mode:
+            _thread.inference_mode = torch.inference_mode()
+            _thread.inference_mode.__enter__()
+        if self._initializer is not None:
+            self._initializer(*self._initargs)
+
+
+class ThreadPool(ThreadPoolExecutor):
+    """A `concurrent.futures.Executor` whose workers share the machine's cores instead of fighting over them.
+
+    An op of PyTorch uses threads of its own, by default as many as there are cores, in each worker: four
+    workers on four cores then run sixteen threads. Here each worker gets `cores // workers` of them, set and
+    verified in the worker when it starts; the process's own default stays as it was.
+
+    Works wherever an executor does (`loop.run_in_executor`, `map`, `with`), and `await pool.run(fn, ...)`
+    does what `asyncio.to_thread` does. Workers are never daemon threads: at interpreter exit, calls that run
+    or wait are finished first. A `with` block left by Ctrl-C cancels what waits and finishes what runs.
+
+    Args:
+        workers: Threads; by default the usable cores (affinity and cgroup quota).
+        intra_op_threads: Threads one op may use in a worker; by default `max(1, cores // workers)`.
+        inference_mode: True: each worker is under `torch.inference_mode()`.
+        pin: True: worker i keeps to `intra_op_threads` cores of its own (Linux).
+        initializer: Called in each worker after the settings above. Where it raises, the pool is broken, as
+            with `ThreadPoolExecutor`.
+        initargs: Arguments for `initializer`.
+        thread_name_prefix: How the workers' names start.
+
+    Raises:
+        ValueError: `workers` or `intra_op_threads` below 1, or `pin=True` where the system cannot pin a
+            thread.
+
+    Warns:
+        RuntimeWarning: Once, here, where workers times intra-op threads exceeds the usable cores.
+
+    Example:
+        >>> import torch
+        >>> with ThreadPool(1) as pool:
+        ...     pool.submit(torch.add, torch.ones(2), 1).result()
+        tensor([2., 2.])
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        intra_op_threads: int | None = None,
+        inference_mode: bool = False,
+        pin: bool = False,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        thread_name_prefix: str = "torchgil-worker",
+    ) -> None:
+        cores = usable_cores()
+        self._workers = cores if workers is None else _at_least_one("workers", workers)
+        self._intra_op_threads = (
+            max(1, cores // self._workers)
+            if intra_op_threads is None
+            else _at_least_one("intra_op_threads", intra_op_threads)
+        )
+        if pin and not hasattr(os, "sched_setaffinity"):
+            raise ValueError(
+                "ThreadPool: pin=True needs os.sched_setaffinity, which only Linux has; leave pin out"
+            )
+        total = self._workers * self._intra_op_threads
+        if total > cores:
+            warnings.warn(
+                f"ThreadPool: {self._workers} workers x {self._intra_op_threads} intra-op threads = {total} "
+                f"threads on {cores} usable cores; they will take turns. Use "
+                f"ThreadPool({min(self._workers, cores)}, intra_op_threads={max(1, cores // self._workers)})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._ledger = _Ledger()
+        self._home = HomeProcess("ThreadPool")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
+        start = _WorkerStart(
+            self._ledger,
+            self._intra_op_threads,
+            inference_mode,
+            sorted(os.sched_getaffinity(0)) if pin else None,
+            initializer,
+            initargs,
+        )
+        super().__init__(self._workers, thread_name_prefix, initializer=start)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue `fn(*args, **kwargs)` for a worker.
+
+        Returns:
+            The call's future.
+
+        Raises:
+            RuntimeError: After `shutdown`, at interpreter exit, or in a forked child.
+            concurrent.futures.BrokenExecutor: After an initializer raised.
+        """
+        self._home.check()
+        self._ledger.submitted(1)
+        try:
+            future = super().submit(_Call(self._ledger, fn, args, kwargs))
+        except BaseException:
+            self._ledger.submitted(-1)
+            raise
+        future.add_done_callback(self._ledger.settled)
+        return future
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await `fn(*args, **kwargs)` in a worker, with the caller's context variables.
+
+        Cancelling the awaiting task cancels the call if no worker has taken it yet; a call that runs, runs
+        on.
+
+        Returns:
+            What `fn` returns.
+
+        Raises:
+            RuntimeError: As `submit`; otherwise what `fn` raises.
+
+        Example:
+            >>> import asyncio
+            >>> with ThreadPool(1) as pool:
+            ...     asyncio.run(pool.run(sum, [1, 2]))
+            3
+        """
+        context = contextvars.copy_context()
+        return await asyncio.wrap_future(self.submit(lambda: context.run(fn, *args, **kwargs)))
+
+    def stats(self, *, gil: bool = False, window: float = 0.1) -> PoolStats:
+        """What the pool is doing.
+
+        Args:
+            gil: True: trace the process for `window` seconds and add how long the workers waited for the GIL.
+                Blocks for that time, and costs the process what `torchgil.trace` costs.
+            window: Seconds to trace.
+
+        Returns:
+            Counts since the pool was made; see `PoolStats`.
+
+        Raises:
+            RuntimeError: In a forked child, or with `gil=True` inside another trace.
+
+        Example:
+            >>> with ThreadPool(1) as pool:
+            ...     _ = pool.submit(int).result()
+            ...     pool.stats().done
+            1
+        """
+        self._home.check()
+        window_s = wait_s = None
+        if gil:
+            from torchgil.tracing import trace
+
+            with trace() as t:
+                time.sleep(window)
+            report = t.report()
+            window_s = report.wall_s
+            wait_s = sum(
+                thread.wait_s for thread in report.threads if thread.ident in self._ledger.worker_idents
+            )
+        stats = self._ledger.snapshot(self._workers, self._intra_op_threads)
+        return replace(stats, gil_window_s=window_s, gil_wait_s=wait_s)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; finish the queue.
+
+        Args:
+            wait: True: return when the workers have ended.
+            cancel_futures: True: cancel the calls that no worker has taken yet.
+        """
+        # A forked child has no workers to wait for, and the parent's locks may be held there for ever.
+        if not self._home.left:
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        interrupted = exc_type is not None and not issubclass(exc_type, Exception)
+        try:
+            self.shutdown(wait=True, cancel_futures=interrupted)
+        except KeyboardInterrupt:
+            self.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _at_least_one(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"ThreadPool: {name} must be at least 1, got {number}")
+    return number

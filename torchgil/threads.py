@@ -133,7 +133,7 @@ def switch_interval(seconds: float) -> Iterator[None]:
     >>> import sys, torchgil
     >>> before = sys.getswitchinterval()
     >>> with torchgil.switch_interval(1e-4):
-    ...     sys.getswitchinterval()
+    ...     round(sys.getswitchinterval(), 6)
     0.0001
     >>> sys.getswitchinterval() == before
     True

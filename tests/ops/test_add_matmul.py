@@ -139,7 +139,7 @@ def test_mistakes_are_pythons_kind_of_error(policy):
     module = POLICIES[policy]
     with pytest.raises(RuntimeError, match="size of tensor"):
         module.add(torch.ones(2), torch.ones(3))
-    with pytest.raises(RuntimeError, match="shapes|size mismatch"):
+    with pytest.raises(RuntimeError, match=r"shapes|size mismatch"):
         module.matmul(torch.ones(2, 3), torch.ones(2, 3))
     with pytest.raises(RuntimeError, match="dtype"):
         module.matmul(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.float64))

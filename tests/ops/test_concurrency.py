@@ -1,5 +1,6 @@
 """Proof by concurrency: kernels of several Python threads run at the same time, or one by one."""
 
+import itertools
 import threading
 import time
 
@@ -17,7 +18,7 @@ RELEASING = [name for name in POLICIES if name != "held"]
 def overlaps(records):
     """Pairs of kernels, of two threads, that were running at one moment."""
     ordered = sorted(records, key=lambda r: r.begin_ns)
-    return [(a, b) for a, b in zip(ordered, ordered[1:], strict=False) if b.begin_ns < a.end_ns]
+    return [(a, b) for a, b in itertools.pairwise(ordered) if b.begin_ns < a.end_ns]
 
 
 def run_in_threads(policy, op, arguments, threads, calls):

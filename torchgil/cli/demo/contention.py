@@ -1,0 +1,214 @@
+"""Section 3: what a release costs beside a thread that is busy in Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import torchgil
+
+__all__ = ["Contention", "ContentionRow", "WakeUp", "measure"]
+
+SIZES = (4, 512)
+# Kept results are let go between measurements, not within one: freeing releases the GIL as well.
+KEPT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """How long a sleeping thread takes to run once it is woken, in seconds."""
+
+    p50_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContentionRow:
+    """One way to call add, alone and beside a busy Python thread.
+
+    Attributes:
+        call: How it is called.
+        size: n of the [n, n] float32 tensors.
+        calls: Calls measured beside the busy thread.
+        alone_p50_s: Median seconds of a call while no other thread runs.
+        p50_s: The same beside the busy thread.
+        p99_s: 99th percentile beside the busy thread, nearest rank.
+        lost: Share of those calls that took over half a switch interval: they gave the GIL
+            away and had to wait for it.
+        takes: How often one call takes the GIL, counted by torchgil.trace() while alone;
+            None where it cannot be counted.
+    """
+
+    call: str
+    size: int
+    calls: int
+    alone_p50_s: float
+    p50_s: float
+    p99_s: float
+    lost: float
+    takes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """Section 3."""
+
+    switch_interval_s: float
+    wake_up: WakeUp
+    rows: tuple[ContentionRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    name: str
+    fn: Callable[[torch.Tensor, torch.Tensor], Any]
+    keep: bool
+
+
+def _calls() -> tuple[_Call, ...]:
+    return (
+        _Call("torch.add, freed", torch.add, keep=False),
+        _Call("torch.add", torch.add, keep=True),
+        _Call("torch.ops.aten.add", torch.ops.aten.add.Tensor, keep=True),
+        _Call("released.add", torchgil.released.add, keep=True),
+        _Call("held.add", torchgil.held.add, keep=True),
+        _Call("adaptive.add", torchgil.adaptive.add, keep=True),
+    )
+
+
+@contextmanager
+def busy_thread() -> Iterator[None]:
+    """One other thread runs Python bytecode for as long as the block lasts."""
+    stop = False
+    running = threading.Event()
+
+    def run() -> None:
+        running.set()
+        count = 0
+        while not stop:
+            count += 1
+
+    thread = threading.Thread(target=run, name="torchgil-demo-busy", daemon=True)
+    thread.start()
+    running.wait()
+    try:
+        yield
+    finally:
+        stop = True
+        thread.join()
+
+
+def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Contention:
+    """Times add by every path, alone and beside a busy thread.
+
+    Args:
+        calls: Calls of each kind.
+        seconds: Each kind is stopped after that long, so that a machine on which every call
+            loses the GIL three times does not take three times as long.
+        progress: Told what is measured next.
+    """
+    progress("thread wake-up latency")
+    wake_up = _wake_up()
+    rows = []
+    with torchgil.intra_op_threads(1):
+        for size in SIZES:
+            a, b = torch.randn(size, size), torch.randn(size, size)
+            for call in _calls():
+                progress(f"beside a busy thread: {call.name} {size}x{size}")
+                _times(call, a, b, 20, seconds, [])  # warm
+                alone = _times(call, a, b, calls, seconds, [])
+                with busy_thread():
+                    beside = _times(call, a, b, calls, seconds, [])
+                rows.append(_row(call, size, alone, beside, _takes(call, a, b)))
+    return Contention(sys.getswitchinterval(), wake_up, tuple(rows))
+
+
+def _row(
+    call: _Call, size: int, alone: list[float], beside: list[float], takes: float | None
+) -> ContentionRow:
+    limit = sys.getswitchinterval() / 2
+    return ContentionRow(
+        call.name,
+        size,
+        len(beside),
+        _quantile(alone, 0.5),
+        _quantile(beside, 0.5),
+        _quantile(beside, 0.99),
+        sum(took > limit for took in beside) / len(beside),
+        takes,
+    )
+
+
+def _quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+def _times(
+    call: _Call, a: torch.Tensor, b: torch.Tensor, calls: int, seconds: float, kept: list[Any]
+) -> list[float]:
+    """Seconds of each call; the result's end is part of it only where it is freed, else it goes to kept."""
+    fn, clock = call.fn, time.perf_counter
+    times: list[float] = []
+    room = max(1, KEPT_BYTES // a.nbytes)
+    end = clock() + seconds
+    while len(times) < calls and (clock() < end or not times):
+        if len(kept) == room:
+            kept.clear()
+        if call.keep:
+            begin = clock()
+            result = fn(a, b)
+            times.append(clock() - begin)
+            kept.append(result)
+            del result
+        else:
+            begin = clock()
+            fn(a, b)
+            times.append(clock() - begin)
+    return times
+
+
+def _takes(call: _Call, a: torch.Tensor, b: torch.Tensor, calls: int = 20) -> float | None:
+    """How often one call takes the GIL, counted by the trace; None where that cannot see it."""
+
+    def taken(count: int) -> int | None:
+        kept: list[Any] = []  # freed after the trace: each free is a release
+        with torchgil.trace() as trace:
+            _times(call, a, b, count, 1e9, kept)
+        report = trace.report()
+        own = [thread for thread in report.threads if thread.ident == threading.get_ident()]
+        return own[0].releases if own and report.recording.gil_seen else None
+
+    few, many = taken(calls), taken(2 * calls)
+    # The difference: starting and ending a trace may release the GIL too.
+    return None if few is None or many is None else (many - few) / calls
+
+
+def _wake_up(samples: int = 300) -> WakeUp:
+    """Two threads wake each other through pipes; half a round trip is one wake-up."""
+    there, back = os.pipe(), os.pipe()
+
+    def echo() -> None:
+        while os.read(there[0], 1) == b"+":
+            os.write(back[1], b"+")
+
+    thread = threading.Thread(target=echo, name="torchgil-demo-echo", daemon=True)
+    thread.start()
+    times = []
+    for _ in range(samples):
+        begin = time.perf_counter()
+        os.write(there[1], b"+")
+        os.read(back[0], 1)
+        times.append((time.perf_counter() - begin) / 2)
+    os.write(there[1], b"-")
+    thread.join()
+    for end in (*there, *back):
+        os.close(end)
+    return WakeUp(_quantile(times, 0.5), _quantile(times, 0.99))

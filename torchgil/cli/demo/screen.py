@@ -1,0 +1,80 @@
+"""Where the demo's lines go: coloured on a terminal, plain text when piped; progress on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from torchgil.cli.demo import layout
+from torchgil.cli.demo.accelerator import Accelerator
+from torchgil.cli.demo.contention import Contention
+from torchgil.cli.demo.policies import Policies
+from torchgil.cli.demo.scaling import Scaling
+
+__all__ = ["Screen"]
+
+PIPED_WIDTH = 100
+
+
+class Screen:
+    """Shows each section when it is ready, and one line of progress until then."""
+
+    def __init__(self) -> None:
+        self._console = _console()
+        self._began = time.monotonic()
+        self._progress = sys.stderr.isatty()
+        self._width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if self._console else PIPED_WIDTH
+
+    def header(self, machine: dict[str, Any]) -> None:
+        self._show(layout.header(machine))
+
+    def policies(self, result: Policies) -> None:
+        self._show(layout.policies(result, self._width))
+
+    def scaling(self, result: Scaling, cores: int) -> None:
+        self._show(layout.scaling(result, cores))
+
+    def contention(self, result: Contention) -> None:
+        self._show(layout.contention(result))
+
+    def accelerator(self, result: Accelerator | str) -> None:
+        self._show(layout.accelerator(result))
+
+    def footer(self, machine: dict[str, Any]) -> None:
+        self._show(layout.footer(machine))
+
+    def note(self, text: str) -> None:
+        self._show([[layout.Part(text, "bold")]])
+
+    def progress(self, text: str) -> None:
+        """Says what is measured next. Written before it starts: a thread that redraws would disturb it."""
+        if self._progress:
+            sys.stderr.write(f"\r\x1b[K{time.monotonic() - self._began:4.0f} s  {text}")
+            sys.stderr.flush()
+
+    def _show(self, lines: list[layout.Line]) -> None:
+        if self._progress:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        for line in lines:
+            if self._console is None:
+                print("".join(part.text for part in line).rstrip())
+            else:
+                from rich.text import Text
+
+                text = Text.assemble(*((part.text, part.style) for part in line))
+                self._console.print(text, soft_wrap=True)
+        sys.stdout.flush()
+
+
+def _console() -> Any:
+    """rich's console where stdout is a terminal and rich is there, else None."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False)

@@ -231,7 +231,7 @@ def test_the_whole_demo_in_a_pipe(tmp_path):
         assert f"\n{number}  " in child.stdout
     assert "held       XXXXX  0 dots" in child.stdout
     assert "\x1b" not in child.stdout + child.stderr
-    assert max(map(len, child.stdout.split("\n\n4 ")[0].splitlines())) <= 85
+    assert max(map(len, child.stdout.split("\n\n4 ")[0].splitlines())) <= 100
     figures = json.loads((tmp_path / "demo.json").read_text())
     assert figures["format"] == 1
     assert set(figures) == {"format", *Demo.__dataclass_fields__}

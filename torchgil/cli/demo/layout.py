@@ -145,9 +145,7 @@ def contention(result: Contention) -> list[Line]:
             line.append(Part("" if row.takes is None else f"{row.takes:>7.1f}"))
         lines.append(line)
         previous = row.size
-    lines.append(
-        [Part("   Medians; results kept but where freed. lost: calls that waited for it.", DIM)]
-    )
+    lines.append([Part("   Medians; results kept but where freed. lost: calls that waited for it.", DIM)])
     if counted:
         lines.append([Part("   takes: how often a call takes the GIL, counted by torchgil.trace().", DIM)])
     return lines

@@ -38,10 +38,16 @@ SOURCES = [
     "csrc/ops/timed.cpp",
     "csrc/ops/witness.cpp",
     "csrc/tracing/bindings.cpp",
+    "csrc/tracing/culprit.cpp",
     "csrc/tracing/event_log.cpp",
     "csrc/tracing/gil_events.cpp",
+    "csrc/tracing/gil_holder.cpp",
     "csrc/tracing/got.cpp",
     "csrc/tracing/op_events.cpp",
+    "csrc/tracing/prober.cpp",
+    "csrc/tracing/prober_bindings.cpp",
+    "csrc/tracing/run_queue.cpp",
+    "csrc/tracing/wakeup.cpp",
 ]
 
 COMPILE_FLAGS = [

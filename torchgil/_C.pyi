@@ -1,5 +1,7 @@
 """torchgil._C, the C++ extension. tests/test_stub.py compares this with the built module."""
 
+from collections.abc import Callable
+from threading import Thread
 from typing import Protocol, TypedDict
 
 from torch import Tensor
@@ -54,3 +56,21 @@ def trace_stop() -> _TraceStop: ...
 def trace_running() -> bool: ...
 def trace_mark() -> None: ...
 def trace_forget() -> None: ...
+
+class Prober:
+    """Two native threads that find who holds the GIL long; started by making it."""
+
+    def __init__(
+        self,
+        threshold_s: float,
+        mean_gap_s: float,
+        look_period_s: float,
+        threads: dict[int, Thread],
+        sinks: list[Callable[[tuple[float, float, str, int, bool, list[tuple[str, int, str]]]], None]],
+    ) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def knocks(self) -> int: ...
+
+def gil_holder_known() -> bool: ...
+def wakeup_latencies(samples: int) -> list[float]: ...

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torchgil.threads import usable_cores as usable_cores
     from torchgil.tracing.audit import audit as audit
     from torchgil.tracing.trace import trace as trace
+    from torchgil.tracing.watchdog import LongHold as LongHold
+    from torchgil.tracing.watchdog import Watchdog as Watchdog
 
 # Public name -> "module" (the module itself) or "module:attribute".
 _PUBLIC = {
@@ -43,6 +45,8 @@ _PUBLIC = {
     "usable_cores": "torchgil.threads:usable_cores",
     "trace": "torchgil.tracing.trace:trace",
     "audit": "torchgil.tracing.audit:audit",
+    "LongHold": "torchgil.tracing.watchdog:LongHold",
+    "Watchdog": "torchgil.tracing.watchdog:Watchdog",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -14,6 +14,9 @@
 namespace py = pybind11;
 
 namespace torchgil {
+
+void register_prober(py::module_& m);
+
 namespace {
 
 bool started = false; // GIL: held wherever this is read or written
@@ -150,6 +153,7 @@ void register_tracing(py::module_& m) {
   m.def("trace_running", &trace_running);
   m.def("trace_mark", &trace_mark);
   m.def("trace_forget", &trace_forget);
+  register_prober(m);
 }
 
 } // namespace torchgil

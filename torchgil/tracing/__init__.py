@@ -5,5 +5,16 @@ from __future__ import annotations
 from torchgil.tracing.audit import Audit, audit
 from torchgil.tracing.report import OpReport, Report, ThreadReport
 from torchgil.tracing.trace import Trace, trace
+from torchgil.tracing.watchdog import LongHold, Watchdog
 
-__all__ = ["Audit", "OpReport", "Report", "ThreadReport", "Trace", "audit", "trace"]
+__all__ = [
+    "Audit",
+    "LongHold",
+    "OpReport",
+    "Report",
+    "ThreadReport",
+    "Trace",
+    "Watchdog",
+    "audit",
+    "trace",
+]

@@ -1,0 +1,66 @@
+// csrc/tracing/culprit.cpp: what Python code a thread is in.
+#include "tracing/culprit.h"
+
+#include <fstream>
+#include <string>
+
+namespace torchgil {
+
+namespace {
+
+/// The thread state at this address, or nullptr where none lives there now.
+PyThreadState* find_thread(const void* holder) {
+  PyThreadState* state =
+      PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+  while (state != nullptr && state != holder) {
+    state = PyThreadState_Next(state);
+  }
+  return state;
+}
+
+/// Its threading.Thread's name, read without running the property; for a
+/// thread that Python did not start, what the operating system calls it.
+py::object name_of(const Culprit& culprit, const py::dict& threads) {
+  const py::int_ ident(culprit.ident);
+  if (threads.contains(ident)) {
+    return py::getattr(threads[ident], "_name", py::str());
+  }
+  std::ifstream file(
+      "/proc/self/task/" + std::to_string(culprit.native_id) + "/comm");
+  std::string name;
+  std::getline(file, name);
+  return py::str(name);
+}
+
+} // namespace
+
+Culprit look_up_culprit(const void* holder, const py::dict& threads) {
+  Culprit culprit;
+  PyThreadState* state = find_thread(holder);
+  if (state == nullptr) {
+    return culprit;
+  }
+  culprit.ident = state->thread_id;
+#if PY_VERSION_HEX >= 0x030B0000
+  culprit.native_id = state->native_thread_id;
+#endif
+  auto frame = py::reinterpret_steal<py::object>(
+      reinterpret_cast<PyObject*>(PyThreadState_GetFrame(state)));
+  while (frame) {
+    auto* raw = reinterpret_cast<PyFrameObject*>(frame.ptr());
+    auto code = py::reinterpret_steal<py::object>(
+        reinterpret_cast<PyObject*>(PyFrame_GetCode(raw)));
+    culprit.frames.append(
+        py::make_tuple(
+            code.attr("co_filename"),
+            PyFrame_GetLineNumber(raw),
+            code.attr("co_name")));
+    frame = py::reinterpret_steal<py::object>(
+        reinterpret_cast<PyObject*>(PyFrame_GetBack(raw)));
+  }
+  culprit.frames.attr("reverse")();
+  culprit.name = name_of(culprit, threads);
+  return culprit;
+}
+
+} // namespace torchgil

@@ -1,0 +1,108 @@
+// csrc/tracing/gil_holder.cpp: which thread holds the GIL, read without it.
+//
+// No public function answers this, so each version is asked in its own way:
+//   3.10, 3.11  the runtime's current thread state, which is set after the GIL
+//               was taken and cleared before it is given up;
+//   3.12        the GIL's own fields, through the internal header;
+//   3.13, 3.14  the same fields, through the offsets that CPython publishes
+//               for debuggers at the start of _PyRuntime.
+// Wherever the answer cannot be trusted, gil_holder_known() says so.
+#include <patchlevel.h>
+
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+#define Py_BUILD_CORE 1 // must stand before Python.h
+#endif
+#include <Python.h>
+
+#include "tracing/gil_holder.h"
+
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+// The header's own C11 atomics are not C++; its fallback reads the same words.
+#undef HAVE_STD_ATOMIC
+#include <internal/pycore_interp.h>
+#elif PY_VERSION_HEX >= 0x030D0000
+#include <cstdint>
+#include <cstring>
+extern "C" const char _PyRuntime[];
+#endif
+
+namespace torchgil {
+
+#if PY_VERSION_HEX < 0x030C0000
+
+bool gil_holder_known() noexcept {
+  return true;
+}
+
+const void* gil_holder() noexcept {
+  return _PyThreadState_UncheckedGet();
+}
+
+#elif PY_VERSION_HEX < 0x030D0000
+
+bool gil_holder_known() noexcept {
+  return true;
+}
+
+const void* gil_holder() noexcept {
+  const _gil_runtime_state* gil = PyInterpreterState_Main()->ceval.gil;
+  // `locked` is -1 before the first thread; `last_holder` outlives a release.
+  if (_Py_atomic_load_relaxed(&gil->locked) != 1) {
+    return nullptr;
+  }
+  return reinterpret_cast<const void*>(
+      _Py_atomic_load_relaxed(&gil->last_holder));
+}
+
+#else
+
+namespace {
+
+/// How `struct _Py_DebugOffsets` begins.
+struct DebugOffsets {
+  char cookie[8];
+  uint64_t version;
+  uint64_t free_threaded;
+  uint64_t runtime_state[3];
+#if PY_VERSION_HEX >= 0x030E0000
+  uint64_t interpreter_state[9];
+#else
+  uint64_t interpreter_state[8];
+#endif
+  uint64_t ceval_gil;
+  uint64_t gil_runtime_state;
+  uint64_t gil_enabled;
+  uint64_t gil_locked;
+  uint64_t gil_holder;
+};
+
+const DebugOffsets& offsets() noexcept {
+  return *reinterpret_cast<const DebugOffsets*>(_PyRuntime);
+}
+
+template <typename T>
+T load(uint64_t offset) noexcept {
+  auto* at = reinterpret_cast<const char*>(PyInterpreterState_Main()) + offset;
+  return __atomic_load_n(reinterpret_cast<const T*>(at), __ATOMIC_RELAXED);
+}
+
+} // namespace
+
+bool gil_holder_known() noexcept {
+  // The layout belongs to a minor version, and its micro versions keep it.
+  return PY_VERSION_HEX < 0x030F0000 &&
+      std::memcmp(offsets().cookie, "xdebugpy", 8) == 0 &&
+      offsets().version >> 16 == PY_VERSION_HEX >> 16 &&
+      offsets().free_threaded == 0;
+}
+
+const void* gil_holder() noexcept {
+  if (load<int>(offsets().gil_locked) != 1) {
+    return nullptr;
+  }
+  return load<const void*>(offsets().gil_holder);
+}
+
+#endif
+
+} // namespace torchgil

@@ -1,0 +1,90 @@
+// csrc/tracing/hold_log.h: who held the GIL while somebody waited for it.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "tracing/run_queue.h"
+
+namespace torchgil {
+
+using Clock = std::chrono::steady_clock;
+
+/// One thread seen holding the GIL, look after look, without a gap.
+struct Hold {
+  const void* holder; // the PyThreadState's address
+  Clock::time_point first;
+  Clock::time_point last;
+  bool ran_on = false;         // it held the GIL again later
+  QueuedTimes queued_before{}; // of every thread, early in this hold
+
+  Clock::duration length() const {
+    return last - first;
+  }
+};
+
+inline constexpr Clock::duration kQueuedTimesAfter =
+    std::chrono::milliseconds(10);
+
+/// Turns looks at the holder into holds, and keeps the long ones. A thread
+/// that waits among others gets the GIL after several turns: only their
+/// separate lengths tell a long hold from a queue.
+class HoldLog {
+ public:
+  HoldLog(Clock::duration threshold, Clock::duration look_period)
+      : threshold_(threshold), look_period_(look_period) {}
+
+  void begin(const void* holder, Clock::time_point now) {
+    long_holds_.clear();
+    current_ = Hold{holder, now, now};
+  }
+
+  void see(const void* holder, Clock::time_point now) {
+    if (holder == current_.holder) {
+      current_.last = now;
+      return;
+    }
+    close();
+    for (Hold& hold : long_holds_) {
+      hold.ran_on |= hold.holder == holder;
+    }
+    current_ = Hold{holder, now, now};
+  }
+
+  /// Longer than a turn: what the scheduler takes from now on is to be told
+  /// apart from what the holder takes.
+  bool wants_queued_times() const {
+    return current_.holder != nullptr && current_.queued_before.empty() &&
+        current_.length() > std::min(threshold_ / 4, kQueuedTimesAfter);
+  }
+
+  void set_queued_times(QueuedTimes times) {
+    current_.queued_before = std::move(times);
+  }
+
+  /// The waiting ended. The last hold lasted until now, unless the looks had
+  /// become so rare that one cannot say.
+  std::vector<Hold> finish(Clock::time_point now) {
+    if (now - current_.last <= 2 * look_period_) {
+      current_.last = now;
+    }
+    close();
+    return std::exchange(long_holds_, {});
+  }
+
+ private:
+  void close() {
+    if (current_.holder != nullptr && current_.length() > threshold_) {
+      long_holds_.push_back(std::move(current_));
+    }
+  }
+
+  Clock::duration threshold_;
+  Clock::duration look_period_;
+  Hold current_{};
+  std::vector<Hold> long_holds_;
+};
+
+} // namespace torchgil

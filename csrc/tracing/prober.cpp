@@ -1,0 +1,161 @@
+// csrc/tracing/prober.cpp: two native threads that find who holds the GIL long.
+#include <Python.h>
+
+#include "tracing/prober.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "gil.h"
+#include "tracing/gil_holder.h"
+
+namespace torchgil {
+
+namespace {
+
+/// Signals must reach the threads that Python can interrupt: a thread that is
+/// started while one of these lives blocks them all.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() {
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+void name_this_thread(const char* name) {
+#ifdef __linux__
+  pthread_setname_np(pthread_self(), name); // at most 15 characters
+#endif
+}
+
+} // namespace
+
+Prober::Prober(Settings settings, Report report)
+    : settings_(settings),
+      report_(std::move(report)),
+      log_(settings.threshold, settings.look_period) {
+  SignalsBlocked blocked;
+  looker_ = std::thread(&Prober::look, this);
+  try {
+    knocker_ = std::thread(&Prober::knock, this);
+  } catch (...) { // the system has no more threads
+    join();
+    throw;
+  }
+}
+
+Prober::~Prober() {
+  join();
+}
+
+void Prober::join() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_looker_.notify_one();
+  wake_knocker_.notify_one();
+  looker_.join();
+  if (knocker_.joinable()) {
+    knocker_.join();
+  }
+}
+
+int64_t Prober::knocks() const {
+  std::lock_guard lock(mutex_);
+  return knocks_;
+}
+
+// GIL: never held, never asked for.
+void Prober::look() {
+  name_this_thread("torchgil-look");
+  std::minstd_rand random(std::random_device{}());
+  // Random gaps cannot fall into step with the program. They are cut off at
+  // twice their mean, so that a longer hold is met for certain. Where somebody
+  // holds the GIL, the second look comes soon.
+  std::exponential_distribution<double> gap(1.0);
+  const void* before = nullptr;
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    const Clock::duration pause = before != nullptr
+        ? settings_.look_period
+        : std::chrono::duration_cast<Clock::duration>(
+              std::min(gap(random), 2.0) * settings_.mean_gap);
+    wake_looker_.wait_for(lock, pause, [this] { return stopping_; });
+    const void* holder = gil_holder();
+    if (holder == nullptr || holder != before || stopping_) {
+      before = holder;
+      continue;
+    }
+    log_.begin(holder, Clock::now());
+    ++knocks_;
+    waiting_ = true;
+    wake_knocker_.notify_one();
+    look_while_waiting(lock);
+    before = nullptr;
+  }
+}
+
+// GIL: never held, never asked for.
+void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
+  while (true) {
+    wake_looker_.wait_for(
+        lock, settings_.look_period, [this] { return stopping_ || !waiting_; });
+    if (stopping_ || !waiting_) {
+      return;
+    }
+    log_.see(gil_holder(), Clock::now());
+    if (log_.wants_queued_times()) {
+      // 10 us a thread, without the lock: the knocker must not wait for it
+      // when it gets the GIL meanwhile.
+      lock.unlock();
+      QueuedTimes times = queued_times();
+      lock.lock();
+      if (waiting_) {
+        log_.set_queued_times(std::move(times));
+      }
+    }
+  }
+}
+
+// GIL: asked for once per knock, held for microseconds, or while reporting.
+void Prober::knock() {
+  name_this_thread("torchgil-knock");
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_knocker_.wait(lock, [this] { return stopping_ || waiting_; });
+    if (stopping_ || interpreter_is_finalizing()) {
+      return;
+    }
+    lock.unlock();
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const Clock::time_point now = Clock::now();
+    lock.lock();
+    waiting_ = false;
+    const std::vector<Hold> holds = log_.finish(now);
+    lock.unlock();
+    wake_looker_.notify_one();
+    for (const Hold& hold : holds) {
+      report_(hold);
+    }
+    PyGILState_Release(state);
+    lock.lock();
+  }
+}
+
+} // namespace torchgil

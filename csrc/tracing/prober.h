@@ -1,0 +1,69 @@
+// csrc/tracing/prober.h: two native threads that find who holds the GIL long.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "tracing/hold_log.h"
+
+namespace torchgil {
+
+/// The looker reads who holds the GIL, without it, at random moments. Where it
+/// meets the same holder twice in a row it wakes the knocker and goes on
+/// looking, often now. The knocker asks for the GIL, as any Python thread
+/// would: code that gives way by itself gives way to it. When it gets the GIL,
+/// it reports each hold over the threshold that the looker saw meanwhile; the
+/// culprit has just given way and cannot have gone on.
+///
+/// So nobody's GIL is asked for while all is well, and a released op of any
+/// length, or a queue of threads that take turns, is never taken for a hold.
+class Prober {
+ public:
+  /// Called by the knocker, which holds the GIL. Must not throw.
+  using Report = std::function<void(const Hold&)>;
+
+  struct Settings {
+    Clock::duration threshold;   // a hold is long above it
+    Clock::duration mean_gap;    // between looks while all is well
+    Clock::duration look_period; // between looks while the knocker waits
+  };
+
+  /// Starts both threads. GIL: not needed.
+  Prober(Settings settings, Report report);
+
+  /// GIL: must not be held: the knocker may be waiting for it.
+  ~Prober();
+
+  Prober(const Prober&) = delete;
+  Prober& operator=(const Prober&) = delete;
+
+  /// How often the knocker asked for the GIL.
+  int64_t knocks() const;
+
+ private:
+  void join();
+  void look();
+  void look_while_waiting(std::unique_lock<std::mutex>& lock);
+  void knock();
+
+  const Settings settings_;
+  const Report report_;
+
+  // Taken by both threads for moments, never while either asks for the GIL.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_looker_;
+  std::condition_variable wake_knocker_;
+  bool stopping_ = false;
+  bool waiting_ = false; // the knocker waits for the GIL
+  int64_t knocks_ = 0;
+  HoldLog log_;
+
+  std::thread looker_;
+  std::thread knocker_;
+};
+
+} // namespace torchgil

@@ -1,0 +1,158 @@
+// csrc/tracing/prober_bindings.cpp: the prober as torchgil._C.Prober.
+#include <pybind11/pybind11.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "tracing/culprit.h"
+#include "tracing/gil_holder.h"
+#include "tracing/prober.h"
+#include "tracing/wakeup.h"
+
+namespace torchgil {
+
+namespace {
+
+Clock::duration seconds(double value) {
+  return std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double>(value));
+}
+
+double in_seconds(Clock::duration value) {
+  return std::chrono::duration<double>(value).count();
+}
+
+/// A Prober that Python code starts by making it, and stops. What it finds
+/// goes to each of `sinks`: functions written in C that do not wait. So the
+/// knocker runs no Python code, and nothing of the program's can hold it up.
+class PyProber {
+ public:
+  PyProber(
+      double threshold,
+      double mean_gap,
+      double look_period,
+      py::dict threads,
+      py::list sinks)
+      : threshold_(threshold),
+        threads_(std::move(threads)),
+        sinks_(std::move(sinks)),
+        switch_interval_(py::module_::import("sys").attr("getswitchinterval")),
+        prober_(
+            std::make_unique<Prober>(
+                Prober::Settings{
+                    seconds(threshold),
+                    seconds(mean_gap),
+                    seconds(look_period)},
+                [this](const Hold& hold) { call_report(hold); })) {}
+
+  ~PyProber() {
+    stop();
+  }
+
+  PyProber(const PyProber&) = delete;
+  PyProber& operator=(const PyProber&) = delete;
+
+  /// GIL: held on entry, released while both threads end.
+  void stop() {
+    // Taken out while the GIL is held: of two callers one gets it.
+    std::unique_ptr<Prober> prober = std::move(prober_);
+    if (getpid() != started_in_) {
+      // A forked child has neither the threads nor their locks in a known
+      // state: what the parent uses is left alone here, and lost.
+      prober.release();
+      return;
+    }
+    py::gil_scoped_release released;
+    prober.reset();
+  }
+
+  int64_t knocks() const {
+    return prober_ && getpid() == started_in_ ? prober_->knocks() : 0;
+  }
+
+ private:
+  /// GIL: held throughout, by the knocker.
+  void call_report(const Hold& hold) noexcept {
+    try {
+      const CollectionPaused paused;
+      // First of all, while the culprit is where it gave way.
+      const Culprit culprit = look_up_culprit(hold.holder, threads_);
+      Clock::duration queued{};
+      if (auto before = hold.queued_before.find(culprit.native_id);
+          before != hold.queued_before.end()) {
+        queued = queued_time(culprit.native_id) - before->second;
+      }
+      if (!is_long(in_seconds(hold.length()), in_seconds(queued))) {
+        return;
+      }
+      const py::tuple found = py::make_tuple(
+          in_seconds(hold.length()),
+          in_seconds(queued),
+          culprit.name,
+          culprit.ident,
+          !hold.ran_on,
+          culprit.frames);
+      for (py::handle sink : sinks_) {
+        sink(found);
+      }
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("torchgil.Watchdog");
+    } catch (const std::exception& error) {
+      PySys_FormatStderr("torchgil.Watchdog: %s\n", error.what());
+    }
+  }
+
+  /// Code that gives way by itself does so after a switch interval; whatever
+  /// it seems to hold beyond that, the scheduler took. So a hold also needs
+  /// time of its own, other than that interval and what was not yet measured.
+  bool is_long(double length, double queued) const {
+    const double turn = switch_interval_().cast<double>();
+    const double least = std::max(threshold_, 2 * turn);
+    const double own = length - queued;
+    return length > least &&
+        own > std::min(least / 2, 2 * turn + in_seconds(kQueuedTimesAfter));
+  }
+
+  const pid_t started_in_ = getpid();
+  const double threshold_;
+  const py::dict threads_;
+  const py::list sinks_;
+  const py::object switch_interval_; // the user may change it at any time
+  std::unique_ptr<Prober> prober_;   // last: its threads use the rest
+};
+
+py::list wakeup_latencies(int samples) {
+  std::vector<std::chrono::nanoseconds> measured;
+  {
+    py::gil_scoped_release released;
+    measured = measure_wakeups(samples);
+  }
+  py::list seconds;
+  for (auto latency : measured) {
+    seconds.append(in_seconds(latency));
+  }
+  return seconds;
+}
+
+} // namespace
+
+void register_prober(py::module_& m) {
+  m.def("gil_holder_known", &gil_holder_known);
+  m.def("wakeup_latencies", &wakeup_latencies, py::arg("samples"));
+  py::class_<PyProber>(m, "Prober")
+      .def(
+          py::init<double, double, double, py::dict, py::list>(),
+          py::arg("threshold_s"),
+          py::arg("mean_gap_s"),
+          py::arg("look_period_s"),
+          py::arg("threads"),
+          py::arg("sinks"))
+      .def("stop", &PyProber::stop)
+      .def_property_readonly("knocks", &PyProber::knocks);
+}
+
+} // namespace torchgil

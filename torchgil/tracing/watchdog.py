@@ -1,0 +1,311 @@
+"""The watchdog: says which line held the GIL too long, while the program runs.
+
+Two native threads do it (csrc/tracing/prober.h). One looks, without the GIL, at
+who holds it; where the same thread is met twice it lets the other knock, that
+is, ask for the GIL as any thread would. Code that gives way by itself gives way
+to the knock. A call that does not is caught the moment it ends: the interpreter
+gives way right after it, with the call still the line its thread is in.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from traceback import FrameSummary, StackSummary
+from types import TracebackType
+
+from torchgil._build import C
+
+__all__ = ["LongHold", "Watchdog"]
+
+_log = logging.getLogger("torchgil.watchdog")
+
+# What the prober reports: duration, queued, thread's name and ident, exact, frames.
+_Report = tuple[float, float, str, int, bool, list[tuple[str, int, str]]]
+
+_CALLBACK_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LongHold:
+    """One hold of the GIL over the threshold, and the Python line that caused it.
+
+    Attributes:
+        duration_s: For how long the thread was seen holding the GIL, in seconds. It may
+            have held it longer: what lay before the first look is not counted.
+        queued_s: How much of it the thread waited for a core, in seconds: the
+            operating system had given them to other threads.
+        thread_name: Name of the thread, as ``threading`` has it; for a thread that
+            Python did not start, the operating system's name.
+        ident: Its ``threading.Thread.ident``; 0 when it had ended already.
+        filename: File of the innermost Python frame; "" when it is not known.
+        lineno: Line in that file; 0 when it is not known.
+        function: Name of the function that the line is in.
+        stack: All its frames, outermost first, as ``traceback`` has them.
+        exact: Whether the thread was still where it gave way when it was looked at. False:
+            another thread got the GIL in between and then this one again, so that the
+            line may be a later one than the culprit.
+    """
+
+    duration_s: float
+    queued_s: float
+    thread_name: str
+    ident: int
+    filename: str
+    lineno: int
+    function: str
+    stack: tuple[FrameSummary, ...]
+    exact: bool
+
+    def __str__(self) -> str:
+        if not self.stack:
+            return (
+                f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms; it has no Python frame"
+            )
+        at = "at" if self.exact else "at or before"
+        source = self.stack[-1].line
+        return (
+            f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms {at} "
+            f"{self.filename}:{self.lineno} in {self.function}" + (f": {source}" if source else "")
+        )
+
+    def format(self) -> str:
+        """The hold and the stack below it, as a traceback would print it."""
+        return f"{self}\nStack (most recent call last):\n" + "".join(
+            StackSummary.from_list(self.stack).format()
+        )
+
+
+class Watchdog:
+    """Records every hold of the GIL over a threshold, with the Python line that caused it.
+
+    It costs well under 1 % of a core while all is well, and then takes the GIL not at
+    all or, where a thread is busy in Python, some 50 times a second for a few
+    microseconds. It never reports a call that released the GIL, however long, nor
+    Python code that runs for long but gives way.
+
+    A hold is met for certain if it is longer than ``threshold + 2.1 * mean_gap``; one
+    that is just over the threshold is met now and then. Python code that calls nothing
+    slow, but whose thread the operating system takes off its core, is not a hold.
+
+    Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
+    stops by itself at interpreter exit. In the child of a fork it is stopped, and
+    can be started again.
+
+    Args:
+        threshold: Seconds; longer holds are recorded. At least twice the switch
+            interval (``sys.getswitchinterval()``, 5 ms by default): below that, a hold
+            cannot be told from the turn that every Python thread has.
+        on_hold: Called with each ``LongHold``, in a thread of the watchdog's own, with
+            the watching going on meanwhile. What it raises is logged. Without it,
+            each hold is logged as a warning of the logger "torchgil.watchdog".
+        max_holds: How many holds are kept, the newest ones.
+        mean_gap: Seconds between two looks while nobody holds the GIL, on average; the
+            gaps are random. None: a fifth of the threshold, at least 10 ms. Less meets short
+            holds more surely and costs more.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    >>> import torchgil
+    >>> with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
+    ...     _ = torchgil.released.spin(0.2)
+    ...     _ = torchgil.held.spin(0.2)
+    >>> [(hold.thread_name, hold.duration_s > 0.05) for hold in watchdog.holds]
+    [('MainThread', True)]
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.05,
+        on_hold: Callable[[LongHold], object] | None = None,
+        *,
+        max_holds: int = 1000,
+        mean_gap: float | None = None,
+    ) -> None:
+        self.threshold = _checked_threshold(threshold)
+        if on_hold is not None and not callable(on_hold):
+            raise ValueError(f"Watchdog: on_hold must be callable or None, got {on_hold!r}")
+        if isinstance(max_holds, bool) or not isinstance(max_holds, int) or max_holds < 1:
+            raise ValueError(f"Watchdog: max_holds must be an integer of at least 1, got {max_holds!r}")
+        if mean_gap is None:
+            mean_gap = max(threshold / 5, 0.01)
+        elif not _is_number(mean_gap) or not 1e-4 <= mean_gap <= 60:
+            raise ValueError(f"Watchdog: mean_gap must be from 0.0001 to 60 seconds, got {mean_gap!r}")
+        self.mean_gap = float(mean_gap)
+        self.on_hold = on_hold
+        self._reports: deque[_Report] = deque(maxlen=max_holds)
+        self._session: _Session | None = None
+
+    @property
+    def holds(self) -> list[LongHold]:
+        """The holds so far, oldest first, of every time it ran. A new list at each call."""
+        return [_describe(report) for report in list(self._reports)]
+
+    @property
+    def running(self) -> bool:
+        """Whether it is watching."""
+        return self._session is not None
+
+    @property
+    def knocks(self) -> int:
+        """How often it asked for the GIL since it was started; 0 when it is stopped."""
+        session = self._session
+        return 0 if session is None else session.prober.knocks
+
+    def start(self) -> None:
+        """Begins to watch.
+
+        On a Python without a GIL, or one whose GIL cannot be read, it warns and watches nothing.
+
+        Raises:
+            RuntimeError: It is watching already, or the interpreter is at its exit.
+            ValueError: The switch interval was raised over half the threshold.
+        """
+        if self._session is not None:
+            raise RuntimeError("this Watchdog is running already; stop() it first, or make another")
+        if _exiting:
+            raise RuntimeError("a Watchdog cannot be started at interpreter exit")
+        _checked_threshold(self.threshold)
+        if not C.gil_holder_known():
+            warnings.warn(f"Watchdog: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
+            return
+        self._session = _Session(self)
+        _running.add(self)
+
+    def stop(self) -> None:
+        """Ends watching; both native threads are gone when it returns. Twice does no harm.
+
+        Each hold found so far has been passed to on_hold then, unless on_hold does not return:
+        stop() waits 5 s for it, logs that it goes on, and returns.
+        """
+        session, self._session = self._session, None
+        _running.discard(self)
+        if session is not None:
+            session.stop()
+
+    def __enter__(self) -> Watchdog:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Session:
+    """A watchdog that runs: its prober, and the thread that tells the user."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._told: SimpleQueue[_Report | None] = SimpleQueue()
+        self._on_hold = watchdog.on_hold or _log_hold
+        self._teller = threading.Thread(target=self._tell, name="torchgil-watchdog", daemon=True)
+        self._teller.start()
+        period = min(max(watchdog.threshold / 20, 0.0005), 0.005)
+        try:
+            self.prober = C.Prober(
+                watchdog.threshold,
+                watchdog.mean_gap,
+                period,
+                threads=getattr(threading, "_active", {}),
+                sinks=[watchdog._reports.append, self._told.put],
+            )
+        except BaseException:
+            self._told.put(None)
+            raise
+
+    def _tell(self) -> None:
+        while (report := self._told.get()) is not None:
+            try:
+                self._on_hold(_describe(report))
+            except BaseException:  # whatever it is, the watching goes on
+                _log.exception("Watchdog: on_hold raised; the watchdog goes on")
+
+    def stop(self) -> None:
+        self.prober.stop()
+        self._told.put(None)
+        if threading.current_thread() is self._teller:
+            return  # on_hold stops its own watchdog: the thread ends once it returns
+        self._teller.join(_CALLBACK_PATIENCE_S)
+        if self._teller.is_alive():
+            _log.warning(
+                "Watchdog: on_hold has not returned for %g s; its thread goes on", _CALLBACK_PATIENCE_S
+            )
+
+
+def _describe(report: _Report) -> LongHold:
+    duration_s, queued_s, name, ident, exact, frames = report
+    stack = tuple(
+        FrameSummary(filename, lineno, function, lookup_line=False) for filename, lineno, function in frames
+    )
+    filename, lineno, function = frames[-1] if frames else ("", 0, "")
+    return LongHold(
+        duration_s=duration_s,
+        queued_s=queued_s,
+        thread_name=name or (f"thread {ident}" if ident else "a thread that has ended"),
+        ident=ident,
+        filename=filename,
+        lineno=lineno,
+        function=function,
+        stack=stack,
+        exact=exact,
+    )
+
+
+def _log_hold(hold: LongHold) -> None:
+    _log.warning("%s", hold.format().rstrip())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_threshold(threshold: float) -> float:
+    interval = sys.getswitchinterval()
+    if not _is_number(threshold) or not 2 * interval <= threshold <= 3600:
+        raise ValueError(
+            f"Watchdog: threshold must be from {2 * interval:g} (twice the switch interval, see "
+            f"torchgil.switch_interval) to 3600 seconds, got {threshold!r}"
+        )
+    return float(threshold)
+
+
+def _why_not() -> str:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return "this Python runs without a GIL, so nothing can hold it"
+    version = ".".join(map(str, sys.version_info[:2]))
+    return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
+
+
+_running: set[Watchdog] = set()  # keeps them alive while they watch
+_exiting = False
+
+
+def _stop_all() -> None:
+    """Before the interpreter ends: a thread that asks for the GIL after that never gets it."""
+    global _exiting
+    _exiting = True
+    for watchdog in list(_running):
+        watchdog.stop()
+
+
+def _forget_all() -> None:
+    """In the child of a fork: the threads are the parent's."""
+    for watchdog in list(_running):
+        watchdog._session = None
+    _running.clear()
+
+
+atexit.register(_stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

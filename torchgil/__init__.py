@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torchgil.ops.adaptive import adaptive_threshold as adaptive_threshold
     from torchgil.ops.adaptive import set_adaptive_threshold as set_adaptive_threshold
     from torchgil.ops.latch import Latch as Latch
+    from torchgil.serving import Batcher as Batcher
+    from torchgil.serving import BatcherClosed as BatcherClosed
+    from torchgil.serving import QueueFull as QueueFull
     from torchgil.serving import ThreadPool as ThreadPool
     from torchgil.threads import intra_op_threads as intra_op_threads
     from torchgil.threads import switch_interval as switch_interval
@@ -40,6 +43,9 @@ _PUBLIC = {
     "adaptive_threshold": "torchgil.ops.adaptive:adaptive_threshold",
     "set_adaptive_threshold": "torchgil.ops.adaptive:set_adaptive_threshold",
     "ThreadPool": "torchgil.serving:ThreadPool",
+    "Batcher": "torchgil.serving:Batcher",
+    "BatcherClosed": "torchgil.serving:BatcherClosed",
+    "QueueFull": "torchgil.serving:QueueFull",
     "intra_op_threads": "torchgil.threads:intra_op_threads",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",

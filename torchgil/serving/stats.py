@@ -1,4 +1,4 @@
-"""What a pool counts, and the numbers made of it."""
+"""What a pool and a batcher count, and the numbers made of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["PoolStats", "quantile"]
+__all__ = ["BatcherStats", "PoolStats", "quantile"]
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -64,3 +64,45 @@ class PoolStats:
     queue_wait_p99_s: float
     gil_window_s: float | None = None
     gil_wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherStats:
+    """A moment's view of a `Batcher`. Counts run from its making.
+
+    `submitted` is the sum of `queued`, `running`, `done`, `failed`, `cancelled`, `timed_out` and `dropped`. A
+    request that `submit` itself refused (QueueFull, BatcherClosed) counts nowhere.
+
+    Attributes:
+        queued: Requests that wait for a batch.
+        queued_rows: Their rows.
+        blocked: Callers that wait for room in the queue; not submitted yet.
+        running: Requests in batches that run.
+        submitted: Requests taken, those that could not be batched included.
+        done: Requests with a result.
+        failed: Requests with an error of their own or of the function.
+        cancelled: Requests cancelled by their callers.
+        timed_out: Requests that had no result in time.
+        dropped: Requests failed with BatcherClosed.
+        batches: Batches taken from the queue. Calls made again to find a bad request are not counted.
+        batch_rows: How many batches had how many rows.
+        wait_p50_s: Median seconds from `submit` to the batch, over the last 4096 requests.
+        wait_p99_s: The same, 99th percentile.
+        rows_per_s: Rows answered per second over the last 256 batches, up to now.
+    """
+
+    queued: int
+    queued_rows: int
+    blocked: int
+    running: int
+    submitted: int
+    done: int
+    failed: int
+    cancelled: int
+    timed_out: int
+    dropped: int
+    batches: int
+    batch_rows: dict[int, int]
+    wait_p50_s: float
+    wait_p99_s: float
+    rows_per_s: float

@@ -1,0 +1,142 @@
+"""How requests become a batch and a batch's result becomes theirs: pytrees of tensors, joined and split by
+rows."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+__all__ = ["Collation"]
+
+
+class Collation:
+    """Joins requests and splits results; each of the three steps can be the user's own.
+
+    Args:
+        collate: `collate(requests) -> batch` in place of concatenation. Requests are then of any type and are
+            never grouped; one that is no pytree of tensors counts as one row unless `rows` says otherwise.
+        split: `split(result, rows) -> results` in place of slicing; `rows` are those of each request, in
+            order.
+        rows: `rows(request) -> int` in place of the first dimension.
+    """
+
+    def __init__(
+        self,
+        collate: Callable[[list[Any]], Any] | None = None,
+        split: Callable[[Any, list[int]], Sequence[Any]] | None = None,
+        rows: Callable[[Any], int] | None = None,
+    ) -> None:
+        self._collate = collate
+        self._split = split
+        self._rows = rows
+        self._default = collate is None and rows is None
+
+    def prepare(self, x: Any) -> tuple[Any, int, Any]:
+        """What to queue for the request `x`: payload, rows, and a key equal for requests that go together.
+
+        Raises:
+            TypeError, ValueError: Where `x` cannot be batched; also whatever the user's `rows` raises.
+        """
+        if self._default and type(x) is Tensor:  # the common case, kept short
+            shape = x.shape
+            if shape:
+                return x, shape[0], (x.dtype, x.device, shape[1:])
+        if self._collate is not None:
+            return x, self._count(x), None
+        leaves, spec = tree_flatten(x)
+        rows = _common_rows(leaves)
+        if self._rows is not None:
+            rows = self._count(x)
+        keys = tuple(
+            None if leaf is None else (type(leaf), leaf.dtype, leaf.device, leaf.shape[1:]) for leaf in leaves
+        )
+        return leaves, rows, (spec, keys)
+
+    def join(self, payloads: list[Any], key: Any) -> Any:
+        """The batch of `payloads`, which share `key`. Always a copy, so that the function may write to it."""
+        if self._collate is not None:
+            return self._collate(payloads)
+        if type(payloads[0]) is not list:
+            return torch.cat(payloads)
+        spec: TreeSpec = key[0]
+        columns = zip(*payloads, strict=True)
+        return tree_unflatten([None if column[0] is None else torch.cat(column) for column in columns], spec)
+
+    def share(self, result: Any, rows: list[int]) -> Sequence[Any]:
+        """The part of `result` that belongs to each request.
+
+        Raises:
+            TypeError, ValueError: Where the result does not have the batch's rows; also whatever `split`
+                raises.
+        """
+        if self._split is not None:
+            results = self._split(result, rows)
+            if len(results) != len(rows):
+                raise ValueError(f"split returned {len(results)} results for {len(rows)} requests")
+            return results
+        if isinstance(result, Tensor):
+            return _split_leaf(result, rows)
+        leaves, spec = tree_flatten(result)
+        if all(leaf is None for leaf in leaves):
+            raise TypeError(
+                f"the batched function must return tensors, got {type(result).__name__} without any"
+            )
+        columns = [_split_leaf(leaf, rows) for leaf in leaves]
+        return [tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
+
+    def _count(self, x: Any) -> int:
+        if self._rows is None:
+            leaves, _ = tree_flatten(x)
+            tensors = all(isinstance(leaf, Tensor) and leaf.dim() for leaf in leaves)
+            return _common_rows(leaves) if leaves and tensors else 1
+        rows = operator.index(self._rows(x))
+        if rows < 0:
+            raise ValueError(f"rows(request) must not be negative, got {rows}")
+        return rows
+
+
+def _common_rows(leaves: list[Any]) -> int:
+    rows = None
+    for leaf in leaves:
+        if leaf is None:
+            continue
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"a request must be a tensor or a pytree of tensors, found {type(leaf).__name__} in it; "
+                "give Batcher(collate=...) to batch anything else"
+            )
+        if leaf.dim() == 0:
+            raise ValueError(
+                "a request's tensors need a leading row dimension, got shape []; use x.unsqueeze(0)"
+            )
+        if rows is not None and leaf.shape[0] != rows:
+            raise ValueError(
+                f"a request's tensors must have the same number of rows, got {rows} and {leaf.shape[0]}"
+            )
+        rows = leaf.shape[0]
+    if rows is None:
+        raise TypeError(
+            "a request must have at least one tensor; give Batcher(collate=...) to batch anything else"
+        )
+    return rows
+
+
+def _split_leaf(leaf: Any, rows: list[int]) -> Sequence[Any]:
+    if leaf is None:
+        return [None] * len(rows)
+    total = sum(rows)
+    if not isinstance(leaf, Tensor):
+        raise TypeError(
+            f"the batched function must return a tensor or a pytree of tensors with {total} rows, found "
+            f"{type(leaf).__name__} in its result; give Batcher(split=...) to split anything else"
+        )
+    if leaf.dim() == 0 or leaf.shape[0] != total:
+        raise ValueError(
+            f"the batched function returned a tensor of shape {list(leaf.shape)} for a batch of {total} rows"
+        )
+    return leaf.split_with_sizes(rows)

@@ -20,6 +20,8 @@ enum class EventKind : uint8_t {
   kOpEnd = 7,
   kMark = 8, // an audited call starts or ends
   kThreadEnd = 9,
+  kScopeStart = 10, // as kOpStart, of a user's record_function
+  kScopeStartHeld = 11,
 };
 
 struct Event {
@@ -46,6 +48,8 @@ struct Recorder {
   std::atomic<bool> writing{false};
   std::atomic<bool> taken{false};
   GilState gil = GilState::kUnknown;
+  int64_t let_go_ns = 0; // the end of a release by the lock
+  uint64_t acquires = 0; // by all threads, at that release
   uint64_t trace_id = 0;
   ThreadLog* log = nullptr;
   Recorder* next = nullptr;

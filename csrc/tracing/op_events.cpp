@@ -18,10 +18,12 @@ at::CallbackHandle callback = at::INVALID_CALLBACK_HANDLE;
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& op) {
   WriteSection r;
   if (r) {
-    const auto kind =
-        PyGILState_Check() ? EventKind::kOpStartHeld : EventKind::kOpStart;
+    const bool is_op = op.scope() == at::RecordScope::FUNCTION;
+    const auto free = is_op ? EventKind::kOpStart : EventKind::kScopeStart;
+    const auto held =
+        is_op ? EventKind::kOpStartHeld : EventKind::kScopeStartHeld;
     const uint64_t name = r->intern(op.name());
-    r->push(now_ns(), kind, name);
+    r->push(now_ns(), PyGILState_Check() ? held : free, name);
   }
   return nullptr;
 }

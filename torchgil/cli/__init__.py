@@ -11,6 +11,7 @@ __all__ = ["main", "needs"]
 
 # command -> what it is for; each is torchgil/cli/<command>.py with main(argv) -> exit code
 COMMANDS = {
+    "audit": "run a script, then say who held the GIL, and who waited",
     "demo": "see the GIL released and held, on real tensors",
 }
 

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 
-__all__ = ["Kind", "Recording", "Segment", "State", "ThreadRecording", "states_of"]
+__all__ = [
+    "HELD_STARTS",
+    "SCOPE_STARTS",
+    "STARTS",
+    "Kind",
+    "Recording",
+    "Segment",
+    "State",
+    "ThreadRecording",
+    "states_of",
+]
 
 
 class Kind(IntEnum):
@@ -24,6 +34,13 @@ class Kind(IntEnum):
     OP_END = 7
     MARK = 8
     THREAD_END = 9
+    SCOPE_START = 10  # as OP_START, of a user's record_function
+    SCOPE_START_HELD = 11
+
+
+STARTS = frozenset({Kind.OP_START, Kind.OP_START_HELD, Kind.SCOPE_START, Kind.SCOPE_START_HELD})
+HELD_STARTS = frozenset({Kind.OP_START_HELD, Kind.SCOPE_START_HELD})
+SCOPE_STARTS = frozenset({Kind.SCOPE_START, Kind.SCOPE_START_HELD})
 
 
 class State(IntEnum):

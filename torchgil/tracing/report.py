@@ -11,7 +11,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torchgil.tracing.recording import Kind, Recording, Segment, State, ThreadRecording, states_of
+from torchgil.tracing.recording import (
+    HELD_STARTS,
+    SCOPE_STARTS,
+    STARTS,
+    Kind,
+    Recording,
+    Segment,
+    State,
+    ThreadRecording,
+    states_of,
+)
 
 __all__ = ["OpReport", "Report", "Span", "ThreadReport", "build_report", "verdict_of"]
 
@@ -80,6 +90,7 @@ class OpReport:
     preempted_s: float
     longest_hold_s: float
     verdict: str
+    user_scope: bool  # a block marked with torch.profiler.record_function, no op
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +246,12 @@ def _count_windows(thread: ThreadRecording, start_ns: int, end_ns: int) -> int:
 
 
 class _Totals:
-    __slots__ = ("calls", "calls_held", "longest_hold", "states", "wall")
+    __slots__ = ("calls", "calls_held", "longest_hold", "states", "user_scope", "wall")
 
     def __init__(self) -> None:
         self.calls = self.calls_held = self.wall = self.longest_hold = 0
         self.states = [0, 0, 0, 0]
+        self.user_scope = False
 
 
 class _Clock:
@@ -286,11 +298,12 @@ class _Ops:
         for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
             if time_ns >= limit:
                 break
-            if kind in (Kind.OP_START, Kind.OP_START_HELD):
+            if kind in STARTS:
                 name = self._name(offset)
                 totals = self._totals[name]
                 totals.calls += 1
-                totals.calls_held += kind == Kind.OP_START_HELD
+                totals.calls_held += kind in HELD_STARTS
+                totals.user_scope = kind in SCOPE_STARTS
                 open_ops.append((name, time_ns, clock.at(time_ns), clock.index))
             elif kind == Kind.OP_END:
                 name = self._name(offset)
@@ -359,6 +372,7 @@ class _Ops:
                     preempted_s=t.states[State.PREEMPTED] * _NS,
                     longest_hold_s=t.longest_hold * _NS,
                     verdict=verdict,
+                    user_scope=t.user_scope,
                 )
             )
         return tuple(sorted(reports, key=lambda op: (-(op.held_s + op.wait_s), -op.wall_s, op.name)))

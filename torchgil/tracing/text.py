@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["duration", "hints", "render", "render_audit", "table"]
 
 _LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
-_COMPILED = "Torch-Compiled Region"
+COMPILED_REGION = "Torch-Compiled Region"
 
 
 def duration(seconds: float) -> str:
@@ -136,12 +136,12 @@ def _holding(report: Report) -> list[str]:
     for op in report.ops:
         if op.longest_hold_s < _LONG_HOLD_S or op.verdict == "releases":
             continue
-        if op.name.startswith(_COMPILED):
+        if op.name.startswith(COMPILED_REGION):
             found.append(
                 f"{op.name} held the GIL for up to {duration(op.longest_hold_s)}: compiled kernels hold it "
                 "by default; torch._inductor.config.cpp_wrapper = True releases it"
             )
-        elif op.name.startswith("torchgil::") or op.calls_held:
+        elif not op.user_scope:  # a user's block holds because its Python does
             found.append(
                 f"{op.name} held the GIL for up to {duration(op.longest_hold_s)} at a time "
                 f"({op.calls_held} of {op.calls} calls were entered with it): "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from torchgil.tracing.recording import Kind, Recording, Segment, State, ThreadRecording
+from torchgil.tracing.recording import HELD_STARTS, STARTS, Kind, Recording, Segment, State, ThreadRecording
 
 if TYPE_CHECKING:
     from torchgil.tracing.report import Report
@@ -34,8 +34,8 @@ def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[i
     for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
         if time_ns >= limit:
             break
-        if kind in (Kind.OP_START, Kind.OP_START_HELD):
-            open_ops.append((time_ns, offset, kind == Kind.OP_START_HELD))
+        if kind in STARTS:
+            open_ops.append((time_ns, offset, kind in HELD_STARTS))
         elif kind == Kind.OP_END and open_ops:
             name = recording.name_at(offset)
             if not any(recording.name_at(op[1]) == name for op in open_ops):
@@ -128,7 +128,7 @@ def draw(report: Report, path: str | PathLike[str]) -> None:
         )
         _draw_ops(axes, recording, thread, y, begin, span_ms)
     axes.set_xlim(0, span_ms)
-    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
     axes.set_yticks(range(len(rows)), [thread.name for thread, _ in reversed(rows)])
     axes.set_xlabel("milliseconds since the trace began")
     axes.set_title("Who held the GIL when", loc="left", fontweight="bold")

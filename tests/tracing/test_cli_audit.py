@@ -1,0 +1,150 @@
+"""`torchgil audit`: the script runs as under python, and the report follows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from torchgil.cli.script import duration_argument
+
+
+def audit(*arguments, cwd=None, command=("-m", "torchgil", "audit")):
+    return subprocess.run(
+        [sys.executable, *command, *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd
+    )
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ":".join(p for p in sys.path if p))
+
+    def write(code, name="script.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(code))
+        return path
+
+    return write
+
+
+WHO_AM_I = """
+    import pickle, sys
+    class Mine: pass
+    print(sys.argv, __name__, __file__, __spec__ is None, sys.path[0])
+    print(pickle.loads(pickle.dumps(Mine())).__class__ is Mine, sys.modules["__main__"].Mine is Mine)
+"""
+
+
+def test_a_script_sees_what_it_sees_under_python(script, tmp_path):
+    path = script(WHO_AM_I)
+    options = ("--epochs", "1", "--json", "its own")
+    under_python = audit(path, *options, command=())
+    under_audit = audit("--top", "3", path, *options)
+    assert under_audit.stdout == under_python.stdout
+    assert under_audit.returncode == under_python.returncode == 0
+    assert "torchgil: " in under_audit.stderr
+    assert "MainThread" in under_audit.stderr
+
+
+def test_a_module_sees_what_it_sees_under_python(script, tmp_path):
+    script("import sys; print(sys.argv, __name__, __package__, sys.path[0])", "package/__main__.py")
+    script("", "package/__init__.py")
+    under_python = audit("-m", "package", "--x", "1", command=(), cwd=tmp_path)
+    under_audit = audit("-m", "package", "--x", "1", cwd=tmp_path)
+    assert under_audit.stdout == under_python.stdout
+    assert under_audit.returncode == 0, under_audit.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.exit(7)",
+        "import sys; sys.exit('a message')",
+        "import sys; sys.exit()",
+        "raise ValueError('mine')",
+        "def f():\n    1 / 0\nf()",
+        "x = = 1",
+        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
+    ],
+)
+def test_exit_code_and_exceptions_are_the_scripts_own(script, code):
+    path = script(code)
+    under_python = audit(path, command=())
+    under_audit = audit(path)
+    assert under_audit.returncode == under_python.returncode
+    assert under_audit.stdout == under_python.stdout
+    assert under_audit.stderr.startswith(under_python.stderr)
+    assert "torchgil: " in under_audit.stderr
+
+
+def test_the_report_is_written_where_it_was_asked_for(script, tmp_path):
+    path = script("import torch; x = torch.ones(100, 100); torch.mm(x, x)")
+    done = audit(
+        "--json", tmp_path / "r.json", "--trace", tmp_path / "t.json", "--plot", tmp_path / "p.png", path
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "r.json").read_text())
+    assert "aten::mm" in [op["name"] for op in numbers["ops"]]
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "code"), [("held", "5ms", 3), ("held", "500ms", 0), ("released", "5ms", 0)]
+)
+def test_a_hold_over_the_limit_is_exit_code_3_with_the_culprit_named(script, policy, limit, code):
+    path = script(f"import torchgil; torchgil.{policy}.spin(0.05)")
+    done = audit("--fail-if-held", limit, path)
+    assert done.returncode == code, done.stderr
+    assert ("the GIL was held too long" in done.stderr) == (code == 3)
+    if code:
+        assert "torchgil::spin: up to 50." in done.stderr
+
+
+def test_a_script_that_fails_keeps_its_exit_code_even_if_it_held_too_long(script):
+    path = script("import sys, torchgil; torchgil.held.spin(0.05); sys.exit(9)")
+    assert audit("--fail-if-held", "5ms", path).returncode == 9
+
+
+def test_a_fork_that_runs_to_the_scripts_end_reports_nothing(script):
+    path = script("""
+        import os
+        pid = os.fork()
+        if pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print("done")
+    """)
+    done = audit(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\ndone\n"
+    assert done.stderr.count("torchgil: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "a SCRIPT, or -m MODULE, is needed"),
+        (["nowhere.py"], "no such script: nowhere.py"),
+        (["--fail-if-held", "soon", "x.py"], "a duration such as 5ms"),
+    ],
+)
+def test_wrong_calls_say_what_is_missing(arguments, says, script):
+    done = audit(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_help_has_examples(script):
+    done = audit("--help")
+    assert done.returncode == 0
+    assert "torchgil audit --fail-if-held 5ms" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "ms", "-1ms", "0", "nan", "inf", "5 parsecs", "1.2.3"])
+def test_a_bad_duration_is_a_value_error(text):
+    with pytest.raises(ValueError, match="a duration such as 5ms"):
+        duration_argument(text)

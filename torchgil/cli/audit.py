@@ -1,0 +1,115 @@
+"""``torchgil audit``: runs a script under a trace, then says who held the GIL."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from torchgil.cli import needs, script
+
+if TYPE_CHECKING:
+    from torchgil.tracing.report import Report
+
+__all__ = ["main"]
+
+HELD_TOO_LONG = 3  # the exit code of --fail-if-held
+
+_EPILOG = """\
+examples:
+  torchgil audit train.py --epochs 1
+  torchgil audit --trace trace.json --plot gil.png -m my_package.serve
+  torchgil audit --fail-if-held 5ms -m pytest tests/test_serving.py
+
+The script's output, exit code and exceptions are its own; the report goes to stderr.
+A trace.json opens in ui.perfetto.dev and chrome://tracing.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Returns the script's exit code; 3 where it is 0 but --fail-if-held found a hold."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not options.module and not options.script:
+        parser.error("a SCRIPT, or -m MODULE, is needed")
+    if not options.module and not os.path.exists(options.script[0]):
+        parser.error(f"no such script: {options.script[0]}")
+    if options.plot:
+        needs("matplotlib")  # before the run, not after an hour of it
+    from torchgil.tracing.trace import trace
+
+    pid = os.getpid()
+    with trace(max_events=options.max_events) as t:
+        code = script.run(options.script, options.module)
+    if os.getpid() != pid:
+        return code  # a fork of the script's that ran to its end: the trace is its parent's
+    report = t.report()
+    _write(report, options)
+    if options.fail_if_held:
+        found = _culprits(report, options.fail_if_held)
+        if found:
+            lines = "\n".join(f"  {line}" for line in found)
+            print(f"\ntorchgil: the GIL was held too long:\n{lines}", file=sys.stderr)
+            return code or HELD_TOO_LONG
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="torchgil audit",
+        usage="torchgil audit [options] (SCRIPT | -m MODULE) [args]",
+        description="Runs a script under a trace of the GIL, then reports who held it, and who waited.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--trace", metavar="FILE", help="write the timeline as a Chrome trace")
+    parser.add_argument("--plot", metavar="FILE", help="draw the timeline as a picture")
+    parser.add_argument("--top", metavar="N", type=int, default=15, help="ops in the table (default 15)")
+    parser.add_argument(
+        "--fail-if-held",
+        metavar="TIME",
+        type=_duration,
+        help="exit code 3 if an op held the GIL for so long (such as 5ms), for CI",
+    )
+    parser.add_argument(
+        "--max-events",
+        metavar="N",
+        type=int,
+        default=10_000_000,
+        help="events kept, of 16 bytes each (default 10000000)",
+    )
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, as python -m does")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script, and its arguments")
+    return parser
+
+
+def _duration(text: str) -> float:
+    try:
+        return script.duration_argument(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _culprits(report: Report, limit_s: float) -> list[str]:
+    from torchgil.tracing.text import COMPILED_REGION, duration
+
+    return [
+        f"{op.name}: up to {duration(op.longest_hold_s)}, "
+        f"{op.calls_held} of {op.calls} calls entered with the GIL held"
+        for op in report.ops
+        if op.longest_hold_s >= limit_s and (not op.user_scope or op.name.startswith(COMPILED_REGION))
+    ]
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    from torchgil.tracing.text import render
+
+    print(f"\n{render(report, top=options.top)}", file=sys.stderr)
+    if options.json:
+        report.save_json(options.json)
+    if options.trace:
+        report.save_chrome_trace(options.trace)
+    if options.plot:
+        report.plot(options.plot)

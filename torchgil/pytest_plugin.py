@@ -1,0 +1,250 @@
+"""pytest plugin: tests that fail when the code they test keeps the GIL.
+
+- ``@pytest.mark.releases_gil(min_free=0.9)``: of the time the test's call takes, this share must
+  be free of the GIL.
+- ``@pytest.mark.max_gil_hold(seconds)``: no thread may hold the GIL longer in one go meanwhile.
+- the fixture ``gil_audit``: ``torchgil.audit``, for a part of a test.
+- ``--gil-report``: a table of what was audited, at the end.
+
+Importing this imports neither torch nor torchgil's extension: that comes with the first test
+that asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torchgil.tracing import Audit, LongHold
+
+__all__ = ["gil_audit"]
+
+_MARKERS = {
+    "releases_gil(min_free=0.9)": "fail unless at least this share of the test's call was free of the GIL "
+    "(free: released, and not yet asked for again)",
+    "max_gil_hold(seconds)": "fail if a thread held the GIL for longer in one go during the test's call "
+    "(Python code that runs for long is asked to give way every few milliseconds)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    min_free: float | None
+    max_hold_s: float | None
+
+
+_limits = pytest.StashKey[_Limits]()
+_audits = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("torchgil", "who holds the GIL")
+    group.addoption(
+        "--gil-report",
+        action="store_true",
+        help="show what was free, held and waited for, of each call that a test audited",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for signature, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{signature}: {meaning}")
+
+
+@pytest.fixture
+def gil_audit(request: pytest.FixtureRequest) -> Callable[..., Audit[Any]]:
+    """``torchgil.audit(fn, *args, **kwargs)``, counted in ``--gil-report``."""
+    item = request.node
+    if item.stash.get(_limits, None):
+        pytest.fail(
+            "the fixture gil_audit cannot be used in a test marked releases_gil or max_gil_hold: both trace "
+            "the GIL, and there is one trace at a time; remove one of them",
+            pytrace=False,
+        )
+    import torchgil
+
+    def audit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Audit[Any]:
+        record = torchgil.audit(fn, *args, **kwargs)
+        _remember(item, getattr(fn, "__qualname__", repr(fn)), record)
+        return record
+
+    return audit
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    releases = item.get_closest_marker("releases_gil")
+    max_hold = item.get_closest_marker("max_gil_hold")
+    if releases or max_hold:
+        item.stash[_limits] = _Limits(
+            min_free=_number(releases, "min_free", 0.9, at_most=1.0) if releases else None,
+            max_hold_s=_number(max_hold, "seconds", None, at_most=math.inf) if max_hold else None,
+        )
+
+
+def _number(mark: pytest.Mark, name: str, default: float | None, at_most: float) -> float:
+    """The one argument of a marker; a wrong one is an error of the test's set-up."""
+    given = [*mark.args, *([mark.kwargs[name]] if name in mark.kwargs else [])]
+    value = given[0] if given else default
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= at_most
+    if len(given) > 1 or mark.kwargs.keys() - {name} or not usable:
+        arguments = ", ".join([*map(repr, mark.args), *(f"{k}={v!r}" for k, v in mark.kwargs.items())])
+        upper = f" to {at_most:g}" if at_most < math.inf else ", in seconds"
+        pytest.fail(
+            f"@pytest.mark.{mark.name}({arguments}): {name} must be one number from 0{upper}", pytrace=False
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    limits = item.stash.get(_limits, None)
+    if limits is None or not isinstance(item, pytest.Function):
+        return (yield)
+    test = item.obj
+    found: list[tuple[Audit[Any], list[LongHold]]] = []
+
+    # The test alone, not pytest's own work around it, which would count as held.
+    @functools.wraps(test)
+    def audited(*args: Any, **kwargs: Any) -> Any:
+        record, holds = _audit(functools.partial(test, *args, **kwargs))
+        found.append((record, holds))
+        return record.result
+
+    item.obj = audited
+    try:
+        outcome = yield
+    finally:
+        item.obj = test
+    for record, holds in found:  # none, where the test failed by itself
+        _remember(item, "", record)
+        _judge(record, holds, limits)
+    return outcome
+
+
+def _audit(test: Callable[[], Any]) -> tuple[Audit[Any], list[LongHold]]:
+    """Under a trace, for the numbers, and beside a watchdog, for the lines."""
+    import torchgil
+
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return torchgil.audit(test), []
+    threshold = 2 * sys.getswitchinterval()  # the least that a watchdog can tell from a turn
+    with torchgil.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
+        record = torchgil.audit(test)
+    return record, watchdog.holds
+
+
+def _remember(item: pytest.Item, what: str, record: Audit[Any]) -> None:
+    item.stash.setdefault(_audits, []).append(
+        {
+            "what": what,
+            "verdict": record.verdict,
+            "wall_s": record.wall_s,
+            "free_fraction": record.free_fraction,
+            "held_s": record.held_s,
+            "wait_s": record.wait_s,
+            "longest_hold_s": _longest_hold(record)[0],
+        }
+    )
+
+
+def _judge(record: Audit[Any], holds: list[LongHold], limits: _Limits) -> None:
+    if record.verdict == "no GIL":
+        return  # nothing can hold it
+    from torchgil.tracing.text import duration
+
+    if record.verdict == "unknown":
+        _fail("what it did to the GIL cannot be seen here", record, holds)
+    if limits.min_free is not None and record.free_fraction < limits.min_free:
+        _fail(
+            f"releases_gil(min_free={limits.min_free:g}): the GIL was free for "
+            f"{100 * record.free_fraction:.1f} % of the test's {duration(record.wall_s)}",
+            record,
+            holds,
+        )
+    longest_s, name = _longest_hold(record)
+    if limits.max_hold_s is not None and longest_s > limits.max_hold_s:
+        _fail(
+            f"max_gil_hold({limits.max_hold_s:g}): {name} held the GIL for {duration(longest_s)} in one go",
+            record,
+            holds,
+        )
+
+
+def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
+    """Of all threads, and whose. The test's own thread counts within the call alone."""
+    me = threading.current_thread()
+    others = [t for t in record.report.threads if t.native_id != me.native_id]
+    return max([(record.longest_hold_s, me.name), *((t.longest_hold_s, t.name) for t in others)])
+
+
+def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
+    from torchgil.tracing.text import duration, render_audit
+
+    ops = sorted((op for op in record.report.ops if op.held_s > 0), key=lambda op: -op.held_s)
+    lines = [f"line {hold}" for hold in sorted(holds, key=lambda hold: -hold.duration_s)]
+    if not lines:
+        shortest = duration(2 * sys.getswitchinterval())
+        lines = [f"line: not known, as no single call kept it for much more than {shortest}"]
+    text = [
+        why,
+        render_audit(record),
+        *(
+            f"op {op.name}: {op.calls} call{'s' if op.calls > 1 else ''}, held {duration(op.held_s)} "
+            f"of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"
+            for op in ops[:3]
+        ),
+        *lines[:3],
+    ]
+    pytest.fail("\n".join(text), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call" and _audits in item.stash:
+        # An attribute of plain data: xdist carries it from its workers.
+        report.gil_audits = item.stash[_audits]  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--gil-report"):
+        return
+    from torchgil.tracing.text import duration, table
+
+    audits = [
+        (report.nodeid, audit)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for audit in getattr(report, "gil_audits", ())
+    ]
+    terminalreporter.section("GIL report")
+    if not audits:
+        terminalreporter.line(
+            "No test was audited: mark some with releases_gil or max_gil_hold, or use gil_audit."
+        )
+        return
+    audits.sort(key=lambda entry: -entry[1]["longest_hold_s"])
+    rows = [
+        (
+            f"{nodeid} {audit['what']}".rstrip(),
+            audit["verdict"],
+            duration(audit["wall_s"]),
+            f"{100 * audit['free_fraction']:.1f} %",
+            *(duration(audit[part]) for part in ("held_s", "wait_s", "longest_hold_s")),
+        )
+        for nodeid, audit in audits
+    ]
+    head = ("test", "verdict", "wall", "free", "held", "waited", "longest hold")
+    terminalreporter.line(table(head, rows))

@@ -12,6 +12,8 @@ __all__ = ["main", "needs"]
 # command -> what it is for; each is torchgil/cli/<command>.py with main(argv) -> exit code
 COMMANDS = {
     "audit": "run a script, then say who held the GIL, and who waited",
+    "watch": "run a script and name the lines that hold the GIL, as they do",
+    "doctor": "what this machine, Python and torch mean for threads, and what torchgil can see here",
     "demo": "see the GIL released and held, on real tensors",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchgil.tracing.audit import Audit, audit
 from torchgil.tracing.report import OpReport, Report, ThreadReport
 from torchgil.tracing.trace import Trace, trace
+from torchgil.tracing.wakeup import WakeupLatency, wakeup_latency
 from torchgil.tracing.watchdog import LongHold, Watchdog
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Report",
     "ThreadReport",
     "Trace",
+    "WakeupLatency",
     "Watchdog",
     "audit",
     "trace",
+    "wakeup_latency",
 ]

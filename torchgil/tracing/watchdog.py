@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import sys
+import sysconfig
 import threading
 import warnings
 from collections import deque
@@ -34,6 +35,13 @@ _Report = tuple[float, float, str, int, bool, list[tuple[str, int, str]]]
 
 _CALLBACK_PATIENCE_S = 5.0
 
+# Whose files are not the user's own code.
+_LIBRARIES = (
+    "<frozen",
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")},
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LongHold:
@@ -51,7 +59,7 @@ class LongHold:
         lineno: Line in that file; 0 when it is not known.
         function: Name of the function that the line is in.
         stack: All its frames, outermost first, as ``traceback`` has them.
-        exact: Whether the thread was still where it gave way when it was looked at. False:
+        exact: Whether nothing speaks against the thread being still where it gave way. False:
             another thread got the GIL in between and then this one again, so that the
             line may be a later one than the culprit.
     """
@@ -66,17 +74,27 @@ class LongHold:
     stack: tuple[FrameSummary, ...]
     exact: bool
 
+    @property
+    def caller(self) -> FrameSummary | None:
+        """The innermost frame outside the standard library and installed packages.
+
+        None where the culprit's own line is that frame, or no frame is.
+        """
+        for frame in reversed(self.stack):
+            if not frame.filename.startswith(_LIBRARIES):
+                return None if frame is self.stack[-1] else frame
+        return None
+
     def __str__(self) -> str:
+        held = f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms"
         if not self.stack:
-            return (
-                f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms; it has no Python frame"
-            )
+            return f"{held}; it has no Python frame"
         at = "at" if self.exact else "at or before"
-        source = self.stack[-1].line
-        return (
-            f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms {at} "
-            f"{self.filename}:{self.lineno} in {self.function}" + (f": {source}" if source else "")
-        )
+        caller = self.caller
+        via = f", called from {caller.filename}:{caller.lineno} in {caller.name}" if caller else ""
+        source = (caller or self.stack[-1]).line
+        place = f"{self.filename}:{self.lineno} in {self.function}{via}"
+        return f"{held} {at} {place}" + (f": {source}" if source else "")
 
     def format(self) -> str:
         """The hold and the stack below it, as a traceback would print it."""

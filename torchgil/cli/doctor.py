@@ -1,0 +1,219 @@
+"""``torchgil doctor``: what this machine, Python and torch mean for threads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["advice", "examine", "main", "openmp_runtimes", "render"]
+
+_EPILOG = """\
+examples:
+  torchgil doctor
+  torchgil doctor --json machine.json
+
+It takes about a second, and burns one core meanwhile. The exit code is 1 if torchgil does not
+work here, otherwise 0.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Prints what it found; returns 1 where torchgil's extension cannot be loaded."""
+    parser = argparse.ArgumentParser(
+        prog="torchgil doctor",
+        description="Says what this machine, Python and torch mean for threads.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", metavar="FILE", help="write it as JSON as well; - for stdout alone")
+    options = parser.parse_args(argv)
+    facts = examine()
+    if options.json != "-":
+        print(render(facts))
+    if options.json:
+        text = json.dumps(
+            {"format": "torchgil-doctor", "version": 1, **facts, "advice": advice(facts)}, indent=1
+        )
+        if options.json == "-":
+            print(text)
+        else:
+            Path(options.json).write_text(text + "\n")
+    return 1 if facts["extension_error"] else 0
+
+
+def examine() -> dict[str, Any]:
+    """Looks, measures, and tries each witness on a call of known behaviour."""
+    import torch
+
+    from torchgil.threads import usable_cores
+
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    facts: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "gil": gil,
+        "switch_interval_s": sys.getswitchinterval(),
+        "machine": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores_online": os.cpu_count() or 1,
+        "cores_affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores_usable": usable_cores(),
+        "intra_op_threads": torch.get_num_threads(),
+        "inter_op_threads": torch.get_num_interop_threads(),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "openmp_runtimes": openmp_runtimes(_own_maps()),
+        "extension_error": None,
+        "wakeup_p50_s": None,
+        "wakeup_p99_s": None,
+        "witnesses": {},
+        "notes": [],
+    }
+    try:
+        import torchgil.tracing as tracing
+    except ImportError as error:
+        facts["extension_error"] = str(error)
+        return facts
+    latency = tracing.wakeup_latency(1000)
+    facts.update(wakeup_p50_s=latency.p50_s, wakeup_p99_s=latency.p99_s)
+    facts["witnesses"], facts["notes"] = _try_witnesses(gil)
+    return facts
+
+
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OMP_PROC_BIND",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "PYTHONGIL",
+)
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _own_maps() -> str:
+    try:
+        return Path("/proc/self/maps").read_text()
+    except OSError:  # not Linux
+        return ""
+
+
+def openmp_runtimes(maps: str) -> list[str]:
+    """Files of the OpenMP runtimes among the mapped ones, from the text of /proc/self/maps.
+
+    >>> openmp_runtimes("7f00-7f01 r-xp 00000000 fe:00 12   /usr/lib/libgomp.so.1.0.0")
+    ['/usr/lib/libgomp.so.1.0.0']
+    """
+    return sorted(set(re.findall(r"\s(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so[^/\s]*)", maps)))
+
+
+def _try_witnesses(gil: bool) -> tuple[dict[str, bool], list[str]]:
+    """Each on something that it must see: a release, an op, a hold."""
+    import torch
+
+    import torchgil
+
+    ones = torch.ones(4)
+    with torchgil.trace() as t:
+        torchgil.released.sleep(0.001)
+        torch.add(ones, ones)
+    report = t.report()
+    witnesses = {
+        "releases and acquires of the GIL": any(thread.releases for thread in report.threads),
+        "torch ops": any(op.name == "aten::add" for op in report.ops),
+    }
+    if gil:
+        threshold = 2 * sys.getswitchinterval()
+        with torchgil.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=threshold / 10) as watchdog:
+            torchgil.held.spin(min(10 * threshold, 1.0))
+        witnesses["long holds (watchdog)"] = bool(watchdog.holds)
+    return witnesses, list(report.notes)
+
+
+def advice(facts: dict[str, Any]) -> list[str]:
+    """What the facts call for; nothing where all is well."""
+    cores, intra = facts["cores_usable"], facts["intra_op_threads"]
+    found = []
+    if facts["extension_error"]:
+        found.append(facts["extension_error"])
+    if not facts["gil"]:
+        found.append("this Python runs without a GIL: there is none to release, hold or wait for")
+    if intra > cores:
+        found.append(
+            f"oversubscribed: one op uses {intra} intra-op threads, but only {cores} cores are usable "
+            f"(affinity, control group): torch.set_num_threads({cores}), or OMP_NUM_THREADS={cores}"
+        )
+    elif intra > 1:
+        found.append(
+            f"each Python thread that runs ops has {intra} intra-op threads of its own: 2 of them make "
+            f"{2 * intra} busy threads on {cores} cores. torchgil.ThreadPool divides the cores; by hand: "
+            f"torchgil.intra_op_threads({max(1, cores // 2)}) in each of 2 workers"
+        )
+    if len(facts["openmp_runtimes"]) > 1:
+        found.append(
+            f"{len(facts['openmp_runtimes'])} OpenMP runtimes are loaded, each with threads of its own; "
+            "their numbers of threads are set apart from each other"
+        )
+    if facts["wakeup_p99_s"] is not None and facts["wakeup_p99_s"] > 1e-3:
+        found.append(
+            f"a woken thread sometimes takes {_time(facts['wakeup_p99_s'])} to run: other work has the "
+            "cores, so measure again in a quiet hour before you compare times"
+        )
+    missing = [name for name, works in facts["witnesses"].items() if not works]
+    if missing and facts["gil"]:
+        found.append(f"not seen here: {', '.join(missing)}")
+    return found
+
+
+def render(facts: dict[str, Any]) -> str:
+    """The facts as text, one line each, with what they mean."""
+    cores = f"{facts['cores_usable']} usable, of {facts['cores_online']} online"
+    if facts["cores_affinity"] is not None:
+        cores += f" ({facts['cores_affinity']} by affinity)"
+    interval = _time(facts["switch_interval_s"])
+    lines = [
+        ("torch", facts["torch"]),
+        ("Python", f"{facts['python']}, {'with the GIL' if facts['gil'] else 'without a GIL'}"),
+        ("machine", f"{facts['machine']}, {facts['cpu']}"),
+        ("cores", cores),
+        ("threads", f"{facts['intra_op_threads']} intra-op, {facts['inter_op_threads']} inter-op"),
+        (
+            "environment",
+            ", ".join(f"{k}={v}" for k, v in facts["environment"].items()) or "nothing about threads",
+        ),
+        ("OpenMP", ", ".join(facts["openmp_runtimes"]) or "no runtime found"),
+        ("switch interval", interval),
+    ]
+    if facts["wakeup_p50_s"] is not None:
+        p50, p99 = _time(facts["wakeup_p50_s"]), _time(facts["wakeup_p99_s"])
+        lines.append(("thread wake-up", f"p50 {p50}, p99 {p99}"))
+        meaning = (
+            f"a release over {p50} beside a busy Python thread mostly costs a switch interval, {interval}"
+        )
+        lines.append(("", meaning))
+    for name, works in facts["witnesses"].items():
+        lines.append(("seen here" if works else "NOT seen here", name))
+    lines += [("note", note) for note in facts["notes"]]
+    lines += [("advice", text) for text in advice(facts)]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

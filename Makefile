@@ -8,7 +8,7 @@ MAX_JOBS ?= 2
 export MAX_JOBS
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench installs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -25,6 +25,9 @@ lint: $(VENV)/.built
 
 bench: $(VENV)/.built
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+installs: # every way of installing, each in a fresh environment
+	.ci/installs
 
 clean:
 	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py

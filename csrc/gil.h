@@ -32,13 +32,13 @@ inline bool interpreter_is_finalizing() {
 /// lives. The creator must hold the GIL.
 ///
 /// It is py::gil_scoped_release with the way out mended. A daemon thread whose
-/// op ends after the interpreter began to shut down must not ask for the GIL:
-/// before 3.14 CPython answers with pthread_exit(), whose unwinding meets a
-/// destructor and ends the process with "terminate called without an active
-/// exception". Such a thread is parked instead, as CPython 3.14 itself does.
+/// op ends after the interpreter began to shut down never gets the GIL: before
+/// 3.14 CPython answers with pthread_exit(), whose unwinding meets a destructor
+/// and ends the process with "terminate called without an active exception".
+/// Such a thread is parked instead, as CPython 3.14 itself does.
 class ReleaseWindow {
  public:
-  ReleaseWindow() = default;
+  ReleaseWindow() : state_(PyEval_SaveThread()) {}
   ReleaseWindow(const ReleaseWindow&) = delete;
   ReleaseWindow& operator=(const ReleaseWindow&) = delete;
   ReleaseWindow(ReleaseWindow&&) = delete;
@@ -48,11 +48,15 @@ class ReleaseWindow {
     if (interpreter_is_finalizing()) {
       park_for_ever();
     }
-    // Here release_ asks for the GIL and waits for it.
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) { // the shut-down began while this thread waited here
+      park_for_ever();
+    }
   }
 
  private:
-  pybind11::gil_scoped_release release_;
+  PyThreadState* state_;
 };
 
 } // namespace torchgil

@@ -26,6 +26,14 @@ DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 TORCH_VERSION = torch.__version__.split("+")[0]
 
 SOURCES = [
+    "csrc/forward/arguments.cpp",
+    "csrc/forward/bindings.cpp",
+    "csrc/forward/builtins.cpp",
+    "csrc/forward/constants.cpp",
+    "csrc/forward/decode.cpp",
+    "csrc/forward/inputs.cpp",
+    "csrc/forward/package.cpp",
+    "csrc/forward/program.cpp",
     "csrc/module.cpp",
     "csrc/ops/autograd.cpp",
     "csrc/ops/bindings.cpp",

@@ -18,7 +18,13 @@ MAY_SEE_PYTHON = {
     "csrc/ops/arguments.h",  # what Python arguments become: a part of the bindings
     "csrc/ops/policies.h",  # likewise
 }
-MAY_SEE_PYTHON_STEMS = {"csrc/tracing/gil_events", "csrc/tracing/op_events", "csrc/tracing/prober"}
+MAY_SEE_PYTHON_STEMS = {
+    "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
+    "csrc/forward/decode",  # likewise for the instruction list
+    "csrc/tracing/gil_events",
+    "csrc/tracing/op_events",
+    "csrc/tracing/prober",
+}
 PYTHON_HEADER = re.compile(
     r"^(Python\.h|pybind11/|torch/csrc/(utils|Exceptions|python_headers|autograd/python))"
 )

@@ -78,4 +78,5 @@ def test_policies(policy):
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes(name):
     stub, built = definitions(STUBBED[name].body), getattr(C, name)
-    assert {n for n in stub if not n.startswith("_")} == public(built)
+    own = {n for n in vars(built) if not n.startswith("_")}  # a base class has an entry of its own
+    assert {n for n in stub if not n.startswith("_")} == own

@@ -16,6 +16,8 @@ from torchgil._imports import when_imported
 from torchgil._version import __version__
 
 if TYPE_CHECKING:
+    from torchgil.forward.nogil import nogil as nogil
+    from torchgil.forward.package import load_package as load_package
     from torchgil.ops import adaptive as adaptive
     from torchgil.ops import held as held
     from torchgil.ops import released as released
@@ -46,6 +48,8 @@ _PUBLIC = {
     "Batcher": "torchgil.serving:Batcher",
     "BatcherClosed": "torchgil.serving:BatcherClosed",
     "QueueFull": "torchgil.serving:QueueFull",
+    "nogil": "torchgil.forward.nogil:nogil",
+    "load_package": "torchgil.forward.package:load_package",
     "intra_op_threads": "torchgil.threads:intra_op_threads",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",

@@ -1,0 +1,18 @@
+// csrc/forward/builtins.h: arithmetic over sizes and numbers, as Python means
+// it.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/util/ArrayRef.h>
+
+#include <string_view>
+
+namespace torchgil {
+
+/// Computes one value of others; throws what a user can read.
+using Builtin = c10::IValue (*)(c10::ArrayRef<c10::IValue> args);
+
+/// The builtin of that name, or nullptr.
+Builtin find_builtin(std::string_view name);
+
+} // namespace torchgil

@@ -1,0 +1,21 @@
+// csrc/forward/decode.h: the instruction list, from Python to the program.
+#pragma once
+
+#include "program.h"
+
+#include <torch/csrc/utils/pybind.h>
+
+namespace torchgil {
+
+/// One operand as torchgil/forward/graph.py encodes it: (kind, payload).
+/// Constants are converted here, once, by the type of the schema's argument;
+/// `argument` is nullptr for a builtin's operand.
+/// GIL: held.
+Operand decode_operand(
+    pybind11::handle encoded, const c10::Argument* argument, Program& program);
+
+/// Instructions, each a dict.
+/// GIL: held.
+Program::Code decode_code(const pybind11::list& encoded, Program& program);
+
+} // namespace torchgil

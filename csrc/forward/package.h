@@ -1,0 +1,39 @@
+// csrc/forward/package.h: an AOTInductor package, run without the GIL.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/MemoryFormat.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace torchgil {
+
+/// Some models over one copy of the constants: as many calls as there are
+/// models run at once, further callers wait for one.
+class Package {
+ public:
+  /// Unpacks and loads the package; its code becomes part of the process.
+  /// GIL: not needed.
+  Package(const std::string& path, const std::string& model, size_t runners);
+
+  /// Compiled code takes its inputs' strides for granted: they are copied where
+  /// they have others than when exported.
+  void set_formats(std::vector<c10::MemoryFormat> formats);
+
+  /// GIL: not needed. The caller keeps the inputs until it holds it again.
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs);
+
+  /// The structure of the arguments, and of the results, as pytree dumps it.
+  std::vector<std::string> call_spec();
+
+  std::unordered_map<std::string, std::string> metadata();
+
+ private:
+  torch::inductor::AOTIModelPackageLoader loader_;
+  std::vector<c10::MemoryFormat> formats_; // empty: not known
+};
+
+} // namespace torchgil

@@ -1,0 +1,174 @@
+"""Arguments are checked before the GIL is released; the error names the argument."""
+
+# ruff: noqa: E501  # one case a row: a table reads better than its rows broken up
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import torchgil
+from tests.forward.comparing import assert_same
+from torchgil._build import C
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(
+        self, x: Tensor, extra: dict[str, Tensor], n: int = 3, *, scale: float = 2.0, flag: bool = True
+    ) -> Tensor:
+        return self.linear(x) * scale + extra["bias"] * n + (1 if flag else 0)
+
+
+def example() -> tuple[Tensor, dict[str, Tensor]]:
+    return torch.ones(2, 4), {"bias": torch.ones(4), "other": torch.zeros(2)}
+
+
+@pytest.fixture(scope="module")
+def forward() -> Any:
+    x, extra = example()
+    return torchgil.nogil(
+        Model().eval(),
+        (x, extra, 3),
+        {"scale": 2.0, "flag": True},
+        dynamic_shapes={
+            "x": {0: Dim("batch", min=2, max=8)},
+            "extra": {"bias": {}, "other": {0: Dim("batch", min=2, max=8)}},
+            "n": None,
+            "scale": None,
+            "flag": None,
+        },
+    )
+
+
+X, EXTRA = example()
+WRONG = [
+    ("dtype", (X.double(), EXTRA), {}, ValueError, r"'x' was exported as float32\[batch, 4\] on cpu, got float64\[2, 4\].*dtype"),
+    ("device", (X.to("meta"), EXTRA), {}, ValueError, "'x' was exported as .* on cpu, got .* on meta: its device"),
+    ("layout", (X.to_sparse(), EXTRA), {}, ValueError, "'x' .*its layout differs"),
+    ("fixed size", (torch.ones(2, 5), EXTRA), {}, ValueError, r"'x' .*got float32\[2, 5\].*dimension 1 must be 4, not 5"),
+    ("rank", (torch.ones(4), EXTRA), {}, ValueError, "'x' .*number of dimensions"),
+    ("too large", (torch.ones(9, 4), EXTRA), {}, ValueError, "'x' .*batch must be at least 2 and at most 8, not 9"),
+    ("too small", (torch.ones(1, 4), EXTRA), {}, ValueError, "'x' .*batch must be at least 2 and at most 8, not 1"),
+    ("shared size", (X, {"bias": torch.ones(4), "other": torch.ones(3)}), {}, ValueError, r"extra\['other'\]' .*batch is 2 in 'x', but 3 here"),
+    ("no tensor", ([1.0], EXTRA), {}, TypeError, "'x' was exported as a tensor, got list"),
+    ("none", (None, EXTRA), {}, TypeError, "'x' was exported as a tensor, got NoneType"),
+    ("no dict", (X, X), {}, TypeError, "'extra' was exported as dict with 2 entries, got Tensor"),
+    ("wrong key", (X, {"bias": X, "more": X}), {}, TypeError, "'extra' was exported with the keys 'bias', 'other', got 'bias', 'more'"),
+    ("int constant", (X, EXTRA, 4), {}, ValueError, "'n' was exported as the constant 3, got 4"),
+    ("bool for int", (X, EXTRA, True), {}, ValueError, "'n' was exported as the constant 3, got True"),
+    ("float constant", (X, EXTRA, 3), {"scale": 2.5}, ValueError, r"'scale' was exported as the constant 2\.0"),
+    ("bool constant", (X, EXTRA, 3), {"flag": False}, ValueError, "'flag' was exported as the constant True"),
+    ("missing", (X,), {}, TypeError, "missing a required argument: 'extra'"),
+    ("too many", (X, EXTRA, 3, 4), {}, TypeError, "too many positional arguments"),
+    ("unknown", (X, EXTRA, 3), {"more": 1}, TypeError, "unexpected keyword argument 'more'"),
+    ("fake tensor", (torch.ones(2, 4), EXTRA), {}, TypeError, "'x' is a tensor subclass"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "kwargs", "error", "match"), [pytest.param(*w[1:], id=w[0]) for w in WRONG])
+def test_a_wrong_argument_is_named(
+    forward: Any, args: Any, kwargs: Any, error: type[Exception], match: str, request: pytest.FixtureRequest
+) -> None:
+    if "fake tensor" in request.node.name:
+        with torch._subclasses.FakeTensorMode() as mode:
+            args = (mode.from_tensor(args[0]), args[1])
+    before = C.forward_releases()
+    with pytest.raises(error, match=match):
+        forward(*args, **kwargs)
+    assert C.forward_releases() == before
+
+
+def test_arguments_may_be_given_as_the_model_takes_them(forward: Any) -> None:
+    x, extra = example()
+    want = forward(x, extra, 3, scale=2.0, flag=True)
+    assert_same(forward(x, extra), want)
+    assert_same(forward(x=x, extra=extra), want)
+    assert_same(forward(x, n=3, extra=extra, flag=True), want)
+    assert_same(forward(x, {"other": extra["other"], "bias": extra["bias"]}), want)
+
+
+def test_an_exported_program_takes_its_names_too() -> None:
+    program = torch.export.export(nn.Linear(4, 2), (X,))
+    forward = torchgil.nogil(program)
+    assert_same(forward(input=X), forward(X))
+    with pytest.raises(TypeError, match="missing 'input'"):
+        forward()
+    with pytest.raises(TypeError, match="at most 1 positional"):
+        forward(X, X)
+    with pytest.raises(TypeError, match="two values for 'input'"):
+        forward(X, input=X)
+    with pytest.raises(TypeError, match="'more' was not exported"):
+        forward(X, more=1)
+
+
+def test_an_argument_left_out_at_export_may_only_have_its_default() -> None:
+    forward = torchgil.nogil(Model().eval(), example())
+    x, extra = example()
+    assert_same(forward(x, extra, 3, scale=2.0), forward(x, extra))
+    with pytest.raises(TypeError, match="'scale' was not exported"):
+        forward(x, extra, scale=3.0)
+
+
+def test_none_and_nan_are_constants_like_others() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
+            return x if mask is None else x.masked_fill(mask, fill)
+
+    nan = float("nan")
+    forward = torchgil.nogil(Masked(), (X, None, nan))
+    assert_same(forward(X, None, nan), X)
+    with pytest.raises(ValueError, match="'mask' was exported as the constant None"):
+        forward(X, X > 0, nan)
+    with pytest.raises(ValueError, match="'fill' was exported as the constant nan"):
+        forward(X, None, 0.0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5])
+def test_sizes_that_export_only_assumes_are_taken_as_its_module_takes_them(size: int) -> None:
+    program = torch.export.export(nn.Linear(4, 2), (X,), dynamic_shapes={"input": {0: Dim.DYNAMIC}})
+    x = torch.randn(size, 4)
+    with torch.inference_mode():
+        want = program.module()(x)
+    assert_same(torchgil.nogil(program)(x), want)
+
+
+def test_guards_that_export_found_are_asserted() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.view(2, -1).sum() + y.sum() + (x + y[1:]).sum()
+
+    half = Dim("half", min=2, max=50)
+    program = torch.export.export(
+        Halves(),
+        (torch.ones(4, 3), torch.ones(5, 3)),
+        dynamic_shapes={"x": {0: 2 * half}, "y": {0: 2 * half + 1}},
+    )
+    forward = torchgil.nogil(program)
+    assert forward(torch.ones(6, 3), torch.ones(7, 3)) == 18 + 21 + 36
+    for x, y in [(6, 8), (5, 6), (7, 8)]:
+        with pytest.raises(AssertionError, match="Guard failed"):
+            program.module()(torch.ones(x, 3), torch.ones(y, 3))
+        with pytest.raises(
+            (ValueError, RuntimeError), match=r"do not fulfil what export assumed: .*shape\[0\]"
+        ):
+            forward(torch.ones(x, 3), torch.ones(y, 3))
+
+
+def test_dynamic_ints_keep_to_their_bounds() -> None:
+    class Zeros(nn.Module):
+        def forward(self, x: Tensor, n: int) -> Tensor:
+            return torch.cat([x, torch.zeros(n)])
+
+    forward = torchgil.nogil(Zeros(), (torch.ones(2), 4), dynamic_shapes=(None, Dim.DYNAMIC(max=9)))
+    assert forward(torch.ones(2), 7).shape == (9,)
+    with pytest.raises(ValueError, match="argument 'n', an int: n must be at least 2 and at most 9, not 10"):
+        forward(torch.ones(2), 10)
+    with pytest.raises(TypeError, match="'n' was exported as an int, got bool"):
+        forward(torch.ones(2), True)

@@ -1,0 +1,112 @@
+"""The instruction list: small frames, values moved out at their last use, nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.forward.comparing import export
+from tests.forward.models import CASES, Case
+from torchgil.forward.instructions import Constant, Default, Instruction, Region, Slot, Weight, plan
+
+
+def walk(code: Any) -> Iterator[Instruction]:
+    for step in code:
+        if isinstance(step, Region):
+            yield from walk(step.body)
+        else:
+            yield step
+
+
+def slots(operands: Any) -> Iterator[Slot]:
+    for operand in operands:
+        if isinstance(operand, Slot):
+            yield operand
+        elif isinstance(operand, list):
+            yield from slots(operand)
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES])
+def test_every_value_is_written_before_it_is_read_and_moved_out_once(case: Case) -> None:
+    _, program = export(case)
+    planned = plan(program)
+    live: set[int] = set()
+    for step in walk(planned.code):
+        for operand in slots(step.operands):
+            assert operand.index in live, f"{step.name} reads an empty slot"
+            if operand.last:
+                live.remove(operand.index)
+        for output in step.outputs:
+            if output is not None:
+                assert output not in live, f"{step.name} overwrites a value that is still needed"
+                assert output < planned.num_slots
+                live.add(output)
+    for operand in slots(planned.outputs):
+        assert operand.index in live
+        if operand.last:
+            live.remove(operand.index)
+    assert not live, "a value is held although nobody reads it again"
+
+
+def test_a_chain_needs_one_slot() -> None:
+    class Chain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(20):
+                x = x + 1
+            return x
+
+    planned = plan(torch.export.export(Chain(), (torch.ones(2),)))
+    assert (planned.num_slots, planned.count) == (1, 20)
+
+
+def test_operands_follow_the_schema_with_constants_weights_and_defaults() -> None:
+    program = torch.export.export(nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1)).eval(), (torch.ones(1, 3),))
+    planned = plan(program)
+    linear, softmax = planned.code
+    assert isinstance(linear, Instruction)
+    assert isinstance(softmax, Instruction)
+    assert (linear.op, linear.overload, linear.operands[1:]) == ("aten::linear", "", (Weight(0), Weight(1)))
+    assert softmax.operands == (Slot(0, last=True), Constant(-1), Default())
+    assert planned.weights == ("0.weight", "0.bias")
+    assert planned.ops == (("aten::linear", ""), ("aten::softmax", "int"))
+
+
+def test_results_of_a_split_go_straight_to_slots() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            _, b, c = x.split(1)
+            return c, b
+
+    planned = plan(torch.export.export(Halves(), (torch.ones(3),)))
+    (split,) = planned.code
+    assert isinstance(split, Instruction)
+    assert split.unpack
+    assert split.outputs[0] is None
+    assert planned.outputs == (Slot(split.outputs[2], last=True), Slot(split.outputs[1], last=True))  # type: ignore[arg-type]
+
+
+def test_no_grad_and_autocast_become_regions() -> None:
+    class Modes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = x * 2
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return y @ x
+
+    first, second = plan(torch.export.export(Modes(), (torch.ones(2, 2),))).code
+    assert isinstance(first, Region)
+    assert isinstance(second, Region)
+    assert first.mode == ("grad", False)
+    assert second.mode == ("autocast", "cpu", torch.bfloat16, True)
+
+
+def test_tied_weights_are_one_tensor() -> None:
+    case = next(c for c in CASES if c.name == "decoder")
+    model, program = export(case)
+    held = [program.state_dict[name] for name in plan(program).weights if name in program.state_dict]
+    assert sum(w is model.embed.weight for w in held) >= 1  # type: ignore[union-attr]
+    assert len({id(w) for w in held}) == len({id(p) for p in model.parameters()})

@@ -1,0 +1,117 @@
+"""What export emits besides operators: arithmetic over sizes, and their assertions.
+
+The program computes these itself (`csrc/forward/builtins.cpp`), with Python's meaning of `//`, `%` and `**`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Final
+
+import torch
+
+__all__ = ["BUILTINS", "FUNCTIONS"]
+
+_aten = torch.ops.aten
+
+BUILTINS: Final[dict[Any, str]] = {
+    operator.getitem: "getitem",
+    operator.add: "add",
+    operator.sub: "sub",
+    operator.mul: "mul",
+    operator.truediv: "truediv",
+    operator.floordiv: "floordiv",
+    operator.mod: "mod",
+    operator.pow: "pow",
+    pow: "pow",
+    operator.neg: "neg",
+    operator.pos: "pos",
+    operator.abs: "abs",
+    abs: "abs",
+    operator.eq: "eq",
+    operator.ne: "ne",
+    operator.lt: "lt",
+    operator.le: "le",
+    operator.gt: "gt",
+    operator.ge: "ge",
+    operator.and_: "and",
+    operator.or_: "or",
+    operator.xor: "xor",
+    operator.not_: "not",
+    operator.lshift: "lshift",
+    operator.rshift: "rshift",
+    math.ceil: "ceil",
+    math.floor: "floor",
+    math.trunc: "trunc",
+    math.sqrt: "sqrt",
+    round: "round",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    min: "min",
+    max: "max",
+    torch.sym_not: "not",
+    torch.sym_int: "int",
+    torch.sym_float: "float",
+    torch.sym_min: "min",
+    torch.sym_max: "max",
+    torch.sym_sum: "sum",
+    torch.sym_ite: "ite",
+    torch._sym_sqrt: "sqrt",  # type: ignore[attr-defined]
+    torch._sym_log2: "log2",  # type: ignore[attr-defined]
+    torch._sym_cos: "cos",  # type: ignore[attr-defined]
+    torch._sym_cosh: "cosh",  # type: ignore[attr-defined]
+    torch._sym_sin: "sin",  # type: ignore[attr-defined]
+    torch._sym_sinh: "sinh",  # type: ignore[attr-defined]
+    torch._sym_tan: "tan",  # type: ignore[attr-defined]
+    torch._sym_tanh: "tanh",  # type: ignore[attr-defined]
+    torch._sym_asin: "asin",  # type: ignore[attr-defined]
+    torch._sym_acos: "acos",  # type: ignore[attr-defined]
+    torch._sym_atan: "atan",  # type: ignore[attr-defined]
+    _aten.sym_size.int: "size",
+    _aten.sym_stride.int: "stride",
+    _aten.sym_numel.default: "numel",
+    _aten.sym_storage_offset.default: "storage_offset",
+    _aten._assert_scalar.default: "assert",
+}
+
+# the names that guards and derived dimensions use, as sympy prints them
+FUNCTIONS: Final[dict[str, str]] = {
+    "FloorDiv": "floordiv",
+    "CleanDiv": "floordiv",
+    "IntTrueDiv": "truediv",
+    "FloatTrueDiv": "truediv",
+    "Mod": "mod",
+    "PythonMod": "mod",
+    "Min": "min",
+    "Max": "max",
+    "min": "min",
+    "max": "max",
+    "PowByNatural": "pow",
+    "FloatPow": "pow",
+    "Pow": "pow",
+    "FloorToInt": "floor",
+    "CeilToInt": "ceil",
+    "TruncToInt": "trunc",
+    "TruncToFloat": "truncf",
+    "ToFloat": "float",
+    "RoundToInt": "round",
+    "Abs": "abs",
+    "abs": "abs",
+    "floor": "floor",
+    "ceiling": "ceil",
+    "trunc": "trunc",
+    "sqrt": "sqrt",
+    "float": "float",
+    "int": "int",
+    "Eq": "eq",
+    "Ne": "ne",
+    "Lt": "lt",
+    "Le": "le",
+    "Gt": "gt",
+    "Ge": "ge",
+    "Not": "not",
+    "And": "and",
+    "Or": "or",
+}

@@ -1,0 +1,222 @@
+"""A model's forward under one single release of the GIL."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from torchgil.forward.graph import build
+from torchgil.forward.inputs import InputPlan, plan_inputs
+from torchgil.forward.instructions import Constant, Plan, plan
+from torchgil.forward.structure import Arguments, Results
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+__all__ = ["GraphForward", "nogil"]
+
+# torch.export patches modules and global state while it traces
+_export_lock = threading.Lock()
+
+
+def nogil(
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    backend: Literal["graph", "inductor"] = "graph",
+    runners: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Get a callable that runs a model's forward under one single release of the GIL.
+
+    Any number of threads may call it at the same time. It runs under inference mode and shares the model's
+    weights: a change made in place (`weight.copy_(...)`) is seen by the calls that follow, and must not
+    happen during one; a weight replaced by another tensor (`model.weight = ...`) is not seen, build again.
+
+    Args:
+        model: A module in eval mode, exported here with :func:`torch.export.export`; or what that returned.
+        args: Example positional arguments for a module: shapes, dtypes and devices are taken from them.
+        kwargs: Example keyword arguments.
+        dynamic_shapes: Which sizes may change from call to call, as :func:`torch.export.export` takes it.
+            All others are fixed to the example's.
+        backend: ``"graph"`` runs the exported operators one after the other, bit for bit as the exported
+            module does. ``"inductor"`` compiles them with AOTInductor; that takes a C++ compiler, and
+            minutes for large models.
+        runners: For ``"inductor"``: how many calls may run at once; by default the usable cores.
+        cache_dir: For ``"inductor"``: a folder that keeps compiled packages, so that the same graph and
+            weights are compiled once. By default none is kept. Only code you trust may write there: packages
+            are native code.
+
+    Returns:
+        A callable with the model's arguments and results.
+
+    Raises:
+        NotImplementedError: The graph cannot be run so; the message names the node, its line and what to do.
+        ValueError: An argument of this function does not fit the others.
+
+    Example:
+        >>> import torch, torchgil
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval()
+        >>> forward = torchgil.nogil(model, (torch.ones(2, 4),))
+        >>> forward(torch.ones(2, 4)).shape
+        torch.Size([2, 4])
+    """
+    if backend not in ("graph", "inductor"):
+        raise ValueError(f"nogil: backend must be 'graph' or 'inductor', got {backend!r}")
+    if backend == "graph" and (runners is not None or cache_dir is not None):
+        raise ValueError(
+            "nogil: runners and cache_dir are for backend='inductor'; the graph backend compiles nothing, "
+            "and runs any number of calls at once"
+        )
+    program, signature = exported(model, args, kwargs, dynamic_shapes)
+    if backend == "graph":
+        return GraphForward(program, dynamic_shapes=dynamic_shapes, signature=signature)
+    from torchgil.forward.inductor import compile_forward
+
+    return compile_forward(
+        program, dynamic_shapes=dynamic_shapes, signature=signature, runners=runners, cache_dir=cache_dir
+    )
+
+
+def exported(
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    dynamic_shapes: Any,
+) -> tuple[ExportedProgram, inspect.Signature | None]:
+    """The exported program of a model, and the model's signature where there is a module.
+
+    Raises:
+        TypeError: `model` is neither a module nor an exported program.
+        ValueError: An exported program came with example arguments.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        if args or kwargs or dynamic_shapes is not None:
+            raise ValueError(
+                "nogil: an ExportedProgram has its inputs and dynamic shapes already; leave out args, "
+                "kwargs and "
+                "dynamic_shapes, or pass the module"
+            )
+        return model, None
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"nogil: model must be an nn.Module or an ExportedProgram, got {type(model).__name__}"
+        )
+    if not isinstance(args, tuple):
+        raise TypeError(f"nogil: args must be a tuple of the example arguments, got {type(args).__name__}")
+    with _export_lock:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+    signature = inspect.signature(model.forward)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]  # to pickle
+    return program, inspect.Signature(bare)
+
+
+class GraphForward:
+    """What :func:`nogil` returns for the backend ``"graph"``.
+
+    Attributes:
+        exported_program: The graph it runs.
+        python_ops: Operators whose kernel is Python: they take the GIL back while they run.
+        backend: ``"graph"``.
+    """
+
+    backend = "graph"
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        *,
+        dynamic_shapes: Any = None,
+        signature: inspect.Signature | None = None,
+    ) -> None:
+        self.exported_program = program
+        self._plan: Plan = plan(program)
+        self._inputs: InputPlan = plan_inputs(program, dynamic_shapes)
+        self._dynamic_shapes = dynamic_shapes
+        self._signature = signature
+        self._graph = build(self._plan, self._inputs, [_weight(program, name) for name in self._plan.weights])
+        self._run = self._graph.run
+        in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+        assert in_spec is not None
+        assert out_spec is not None
+        self._flatten = Arguments(in_spec, self._inputs.argument_names, signature).flatten
+        constants = [(isinstance(o, Constant), getattr(o, "value", None)) for o in self._plan.outputs]
+        self._unflatten = Results(out_spec, constants).unflatten
+        self.python_ops = _python_ops(self._plan)
+        if self.python_ops:
+            warnings.warn(
+                f"nogil: the kernel of {', '.join(self.python_ops)} is Python and takes the GIL back "
+                f"while it runs; "
+                "write it in C++ to run the whole forward without the GIL",
+                stacklevel=3,
+            )
+
+    # GIL: held on entry, released once while the graph runs.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._unflatten(self._run(self._flatten(args, kwargs)))
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(_describe_leaf(self._inputs), self._inputs.leaves))
+        dynamic = ", ".join(
+            f"{d.name} in [{d.low}, {'...' if d.high is None else d.high}]"
+            for d in self._inputs.dimensions.values()
+        )
+        return (
+            f"torchgil.nogil(inputs=({inputs}), dynamic=({dynamic}), instructions={self._plan.count}, "
+            f"backend={self.backend!r})"
+        )
+
+    def __copy__(self) -> GraphForward:
+        return self  # nothing in it ever changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        buffer = io.BytesIO()
+        torch.export.save(self.exported_program, buffer)
+        return _load, (buffer.getvalue(), self._dynamic_shapes, self._signature)
+
+
+def _load(data: bytes, dynamic_shapes: Any, signature: inspect.Signature | None) -> GraphForward:
+    program = torch.export.load(io.BytesIO(data))
+    return GraphForward(program, dynamic_shapes=dynamic_shapes, signature=signature)
+
+
+def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
+    for holder in (program.state_dict, program.constants):
+        if (weight := holder.get(name)) is not None:
+            if not isinstance(weight, torch.Tensor):
+                raise NotImplementedError(
+                    f"nogil: the constant {name!r} is no tensor but {type(weight).__name__}"
+                )
+            # a lifted constant that requires grad: ExportedProgram.module() detaches it too
+            return weight.detach() if weight.requires_grad and holder is program.constants else weight
+    raise ValueError(f"nogil: the exported program holds no tensor {name!r}")
+
+
+def _python_ops(plan: Plan) -> tuple[str, ...]:
+    """Operators that a `torch.library` call gave a Python kernel, for a device or for all."""
+    keys = ("CPU", "CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+    found = []
+    for name, overload in plan.ops:
+        path = name.replace("::", "/") + (f".{overload}" if overload else "")
+        if any(f"{path}/{key}" in torch.library._impls for key in keys):
+            found.append(name + (f".{overload}" if overload else ""))
+    return tuple(found)
+
+
+def _describe_leaf(plan: InputPlan) -> Any:
+    def describe(leaf: Any) -> str:
+        if leaf.dtype is not None:
+            sizes = ", ".join(str(s) if isinstance(s, int) else plan.dimensions[s].name for s in leaf.sizes)
+            return f"{leaf.name}: {str(leaf.dtype).removeprefix('torch.')}[{sizes}]"
+        return f"{leaf.name}: int" if leaf.dimension is not None else f"{leaf.name}={leaf.value!r}"
+
+    return describe

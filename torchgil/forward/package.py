@@ -1,0 +1,180 @@
+"""AOTInductor packages that run in parallel, and without the GIL."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils._pytree as pytree
+
+from torchgil._build import C
+from torchgil.forward.graph import add_checks
+from torchgil.forward.manifest import METADATA_KEY, Manifest
+from torchgil.forward.structure import Arguments, Results
+from torchgil.threads import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PackageForward", "load_package"]
+
+_FOLDER = "data/aotinductor/"
+
+
+def load_package(path: str | os.PathLike[str], *, runners: int | None = None) -> PackageForward:
+    """Load an AOTInductor package (``.pt2``) that runs without the GIL, in as many threads as it has runners.
+
+    A package is native code, and becomes part of this process: load only what you trust.
+
+    Args:
+        path: What :func:`torch._inductor.aoti_compile_and_package` wrote.
+        runners: How many calls may run at once; they share one copy of the constants. By default the usable
+            cores. Further callers wait, without the GIL.
+
+    Returns:
+        A callable with the model's arguments and results. A package that :func:`torchgil.nogil` made checks
+        its arguments in full; of others only the structure, the number and the device of the inputs are
+        known.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no complete package, or `runners` is less than one.
+        RuntimeError: It was compiled for another device or machine.
+
+    Example:
+        >>> import torchgil
+        >>> torchgil.load_package("model.pt2")
+        Traceback (most recent call last):
+        FileNotFoundError: load_package: there is no file 'model.pt2'
+    """
+    return PackageForward(path, runners=runners)
+
+
+class PackageForward:
+    """What :func:`load_package`, and :func:`torchgil.nogil` for the backend ``"inductor"``, return.
+
+    Attributes:
+        path: Where the package was loaded from.
+        metadata: What the package says of itself.
+        runners: How many calls may run at once.
+        checked: Whether dtypes, sizes and constants of the arguments are known, and checked.
+        backend: ``"inductor"``.
+    """
+
+    backend = "inductor"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, runners: int | None = None, signature: Any = None
+    ) -> None:
+        self.runners = usable_cores() if runners is None else runners
+        if self.runners < 1:
+            raise ValueError(f"load_package: runners must be at least 1, got {self.runners}")
+        self.path = os.fspath(path)
+        self.metadata = _inspect(Path(path))
+        self._package = C.Package(self.path, "model", self.runners)
+        in_spec, out_spec = map(pytree.treespec_loads, self._package.call_spec())
+        text = self.metadata.get(METADATA_KEY)
+        self.checked = text is not None
+        names: Sequence[str] = ()
+        outputs: Sequence[tuple[bool, Any]] = [(False, None)] * out_spec.num_leaves
+        self._numbers: list[int] = []
+        if text is not None:
+            manifest = Manifest.loads(text)
+            add_checks(self._package, manifest.inputs)
+            self._package.set_formats([getattr(torch, name) for name in manifest.formats])
+            names = manifest.inputs.argument_names
+            outputs = [(kind == "constant", value) for kind, value in manifest.outputs]
+            self._numbers = [i for i, (kind, _) in enumerate(manifest.outputs) if kind == "number"]
+        self._flatten = Arguments(in_spec, names, signature).flatten
+        self._constants = {i: value for i, (known, value) in enumerate(outputs) if known}
+        self._unflatten = Results(out_spec, [(False, None)] * out_spec.num_leaves).unflatten
+
+    # GIL: held on entry, released once while the package runs or waits for a runner.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        flat = self._flatten(args, kwargs)
+        values = self._run(flat)
+        for place in self._numbers:  # a package hands numbers out as tensors
+            values[place] = values[place].item()
+        for place, value in self._constants.items():
+            values[place] = value
+        return self._unflatten(values)
+
+    def _run(self, flat: Sequence[Any]) -> list[Any]:
+        if self.checked:
+            return list(self._package.run(flat))
+        return list(self._package.run_unchecked(self._tensors(flat)))
+
+    def _tensors(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        tensors = [value for value in flat if isinstance(value, torch.Tensor)]
+        device = self.metadata.get("AOTI_DEVICE_KEY", "cpu")
+        for place, tensor in enumerate(tensors):
+            if device == "cpu" and tensor.device.type != "cpu":
+                raise ValueError(
+                    f"package input {place} is on {tensor.device}, but the package was compiled for cpu"
+                )
+        return tensors
+
+    def __repr__(self) -> str:
+        checked = "checked" if self.checked else "unchecked"
+        return (
+            f"torchgil.load_package({self.path!r}, runners={self.runners}, inputs={checked}, "
+            f"device={self.metadata.get('AOTI_DEVICE_KEY')!r}, backend={self.backend!r})"
+        )
+
+    def __copy__(self) -> PackageForward:
+        return self  # nothing in it ever changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a loaded package is native code and cannot be pickled or copied; send the .pt2 file and "
+            "load_package() it"
+        )
+
+
+def _inspect(path: Path) -> dict[str, str]:
+    """The package's metadata, after making sure that it is one and fits this machine."""
+    if not path.is_file():
+        raise FileNotFoundError(f"load_package: there is no file {str(path)!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"load_package: {str(path)!r} is no complete .pt2 package (not a zip archive, or cut short); "
+            "copy it again, or make it with torch._inductor.aoti_compile_and_package"
+        )
+    with zipfile.ZipFile(path) as archive:
+        # torch names the archive's one top folder after the file
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        models = sorted({n.removeprefix(_FOLDER).split("/")[0] for n in names if n.startswith(_FOLDER)})
+        if "model" not in models:
+            found = f"only the models {', '.join(models)}" if models else "no compiled model"
+            raise ValueError(f"load_package: {str(path)!r} holds {found}; expected one named 'model'")
+        prefix = _FOLDER + "model/"
+        metadata: dict[str, str] = {}
+        for inner, name in names.items():
+            if inner.startswith(prefix) and inner.endswith("_metadata.json"):
+                metadata = json.loads(archive.read(name))
+    _check_machine(path, metadata)
+    return metadata
+
+
+def _check_machine(path: Path, metadata: dict[str, str]) -> None:
+    device = metadata.get("AOTI_DEVICE_KEY", "cpu")
+    if device != "cpu" and not getattr(torch, device).is_available():
+        raise RuntimeError(
+            f"load_package: {str(path)!r} was compiled for {device}, and there is no such device here"
+        )
+    for key, here in (("AOTI_PLATFORM", sys.platform), ("AOTI_MACHINE", platform.machine())):
+        if metadata.get(key, here) != here:
+            raise RuntimeError(
+                f"load_package: {str(path)!r} was compiled for {metadata[key]}, and this is {here}"
+            )
+    instructions = metadata.get("AOTI_CPU_ISA", "").split()
+    if "AVX512" in instructions and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        raise RuntimeError(
+            f"load_package: {str(path)!r} was compiled for AVX-512, which this processor lacks"
+        )

@@ -24,6 +24,9 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/tracing/gil_events",
     "csrc/tracing/op_events",
     "csrc/tracing/prober",
+    "csrc/tracing/prober_bindings",
+    "csrc/tracing/culprit",  # the prober's look at a thread's frames
+    "csrc/tracing/gil_holder",  # and at who holds the GIL
 }
 PYTHON_HEADER = re.compile(
     r"^(Python\.h|pybind11/|torch/csrc/(utils|Exceptions|python_headers|autograd/python))"

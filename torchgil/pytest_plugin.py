@@ -69,14 +69,14 @@ def gil_audit(request: pytest.FixtureRequest) -> Callable[..., Audit[Any]]:
             "the GIL, and there is one trace at a time; remove one of them",
             pytrace=False,
         )
-    import torchgil
+    from torchgil.tracing import audit
 
-    def audit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Audit[Any]:
-        record = torchgil.audit(fn, *args, **kwargs)
+    def audit_and_remember(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Audit[Any]:
+        record = audit(fn, *args, **kwargs)
         _remember(item, getattr(fn, "__qualname__", repr(fn)), record)
         return record
 
-    return audit
+    return audit_and_remember
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -132,13 +132,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def _audit(test: Callable[[], Any]) -> tuple[Audit[Any], list[LongHold]]:
     """Under a trace, for the numbers, and beside a watchdog, for the lines."""
-    import torchgil
+    from torchgil.tracing import Watchdog, audit
 
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return torchgil.audit(test), []
+        return audit(test), []
     threshold = 2 * sys.getswitchinterval()  # the least that a watchdog can tell from a turn
-    with torchgil.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
-        record = torchgil.audit(test)
+    with Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
+        record = audit(test)
     return record, watchdog.holds
 
 

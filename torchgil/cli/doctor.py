@@ -75,11 +75,11 @@ def examine() -> dict[str, Any]:
         "notes": [],
     }
     try:
-        import torchgil.tracing as tracing
+        from torchgil.tracing import wakeup_latency
     except ImportError as error:
         facts["extension_error"] = str(error)
         return facts
-    latency = tracing.wakeup_latency(1000)
+    latency = wakeup_latency(1000)
     facts.update(wakeup_p50_s=latency.p50_s, wakeup_p99_s=latency.p99_s)
     facts["witnesses"], facts["notes"] = _try_witnesses(gil)
     return facts
@@ -127,11 +127,12 @@ def _try_witnesses(gil: bool) -> tuple[dict[str, bool], list[str]]:
     """Each on something that it must see: a release, an op, a hold."""
     import torch
 
-    import torchgil
+    from torchgil.ops import held, released
+    from torchgil.tracing import Watchdog, trace
 
     ones = torch.ones(4)
-    with torchgil.trace() as t:
-        torchgil.released.sleep(0.001)
+    with trace() as t:
+        released.sleep(0.001)
         torch.add(ones, ones)
     report = t.report()
     witnesses = {
@@ -140,8 +141,8 @@ def _try_witnesses(gil: bool) -> tuple[dict[str, bool], list[str]]:
     }
     if gil:
         threshold = 2 * sys.getswitchinterval()
-        with torchgil.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=threshold / 10) as watchdog:
-            torchgil.held.spin(min(10 * threshold, 1.0))
+        with Watchdog(threshold, on_hold=lambda hold: None, mean_gap=threshold / 10) as watchdog:
+            held.spin(min(10 * threshold, 1.0))
         witnesses["long holds (watchdog)"] = bool(watchdog.holds)
     return witnesses, list(report.notes)
 

@@ -11,15 +11,8 @@ from torch import Tensor, nn
 
 from tests.forward.comparing import export
 from tests.forward.models import CASES, Case
-from torchgil.forward.instructions import Constant, Default, Instruction, Region, Slot, Weight, plan
-
-
-def walk(code: Any) -> Iterator[Instruction]:
-    for step in code:
-        if isinstance(step, Region):
-            yield from walk(step.body)
-        else:
-            yield step
+from torchgil.forward.instructions import plan
+from torchgil.forward.operands import Constant, Default, Instruction, Region, Slot, Weight, walk
 
 
 def slots(operands: Any) -> Iterator[Slot]:

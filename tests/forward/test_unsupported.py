@@ -141,8 +141,9 @@ def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(ValueError, match="runners and cache_dir are for backend='inductor'"):
         torchgil.nogil(nn.Linear(2, 2), (torch.ones(1, 2),), runners=2)
     program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
-    with pytest.raises(ValueError, match="has its inputs and dynamic shapes already"):
-        torchgil.nogil(program, (torch.ones(1, 2),))
+    with pytest.raises(ValueError, match="has its dynamic shapes already"):
+        torchgil.nogil(program, dynamic_shapes={})
+    assert torchgil.nogil(program, (torch.ones(1, 2),))(torch.ones(1, 2)).shape == (1, 2)
 
 
 def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:

@@ -9,12 +9,12 @@ import torch
 
 from torchgil._build import C
 from torchgil.forward.inputs import InputPlan
-from torchgil.forward.instructions import Constant, Default, Input, Plan, Region, Slot, Weight
+from torchgil.forward.operands import Constant, Default, Input, Plan, Region, Slot, Weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from torchgil.forward.instructions import Instruction, Operand
+    from torchgil.forward.operands import Instruction, Operand
 
 __all__ = ["add_checks", "build", "encode"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from torchgil.forward.builtins import FUNCTIONS
-from torchgil.forward.instructions import Constant, Input, Instruction, Operand, Slot
+from torchgil.forward.operands import Constant, Input, Instruction, Operand, Slot
 from torchgil.forward.unsupported import refuse
 
 __all__ = ["Guards"]

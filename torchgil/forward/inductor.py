@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,14 @@ def compile_forward(
 
 
 def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:
+    with warnings.catch_warnings():
+        # importing and running Inductor uses what torch itself deprecates: nothing the user can mend
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        return _compile_quietly(program, manifest, path)
+
+
+def _compile_quietly(program: ExportedProgram, manifest: str, path: Path) -> Path:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -78,8 +87,7 @@ def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:
     except InvalidCxxCompiler as error:
         raise RuntimeError(
             "nogil: backend='inductor' needs a C++ compiler and found none; install g++ or clang++, or "
-            "name it in CXX. "
-            "backend='graph' needs none"
+            "name it in CXX. backend='graph' needs none"
         ) from error
     _say(f"compiling with AOTInductor and {compiler}: this can take minutes")
     started = time.perf_counter()

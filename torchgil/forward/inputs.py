@@ -16,7 +16,7 @@ from torchgil.forward.guards import Guards
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from torchgil.forward.instructions import Instruction
+    from torchgil.forward.operands import Instruction
 
 __all__ = ["Dimension", "InputPlan", "Leaf", "plan_inputs"]
 

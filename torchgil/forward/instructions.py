@@ -1,125 +1,38 @@
 """From an exported graph to a list of instructions for the C++ program.
 
-Pure: an :class:`torch.export.ExportedProgram` in, dataclasses out. Nothing is run here and nothing is
-    compiled; what
-the program cannot run safely from several threads is refused here, by name.
+Pure: an :class:`torch.export.ExportedProgram` in, dataclasses out. Nothing is run here and nothing compiled.
+What the program cannot run safely from several threads is refused here, by name.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from torchgil.forward.builtins import BUILTINS
 from torchgil.forward.mutation import Roots, check_call
-from torchgil.forward.unsupported import refuse
+from torchgil.forward.operands import (
+    Constant,
+    Default,
+    Input,
+    Instruction,
+    Operand,
+    Plan,
+    Region,
+    Slot,
+    Weight,
+    walk,
+)
+from torchgil.forward.slots import Slots
+from torchgil.forward.unsupported import refuse, source_line
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-__all__ = ["Constant", "Default", "Input", "Instruction", "Plan", "Region", "Slot", "Weight", "plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A value of the frame. `last` marks its last use: the program moves it out instead of copying it."""
-
-    index: int
-    last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A leaf of the caller's arguments, by its place among the flattened ones."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A parameter, buffer or lifted constant, by its place in :attr:`Plan.weights`."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A Python value the graph holds; converted once, by the type the operator's schema gives it."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Default:
-    """The schema's own default."""
-
-
-Operand: TypeAlias = "Slot | Input | Weight | Constant | Default | list[Operand]"
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """One operator of the dispatcher, or one builtin over sizes and numbers.
-
-    Attributes:
-        name: The graph node's name, for errors.
-        where: The model's source line that made the node; empty where export kept none.
-        op: The operator as ``namespace::name``, or the builtin's name.
-        overload: The operator's overload; `None` for a builtin.
-        operands: One for each argument of the schema, in its order.
-        outputs: The slot of each result; `None` where nobody uses it.
-        unpack: The single result is a list whose elements go to `outputs`.
-        unsafe_writes: Operands written to whose storage is checked against inputs and weights when it runs.
-    """
-
-    name: str
-    where: str
-    op: str
-    overload: str | None
-    operands: tuple[Operand, ...]
-    outputs: tuple[int | None, ...]
-    unpack: bool = False
-    unsafe_writes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Instructions that run under another grad mode, or under autocast, and put the mode back after.
-
-    Attributes:
-        mode: ``("grad", enabled)`` or ``("autocast", device_type, dtype, enabled)``.
-        body: What runs inside.
-    """
-
-    mode: tuple[Any, ...]
-    body: tuple[Instruction | Region, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the program needs to run a graph.
-
-    Attributes:
-        code: The instructions in order.
-        num_slots: The size of one call's frame.
-        weights: The names of parameters, buffers and lifted constants, in the order :class:`Weight` counts.
-        outputs: The flattened outputs in order.
-        ops: The operators used, as ``(name, overload)``, each once.
-        count: How many instructions there are, those inside regions included.
-    """
-
-    code: tuple[Instruction | Region, ...]
-    num_slots: int
-    weights: tuple[str, ...]
-    outputs: tuple[Operand, ...]
-    ops: tuple[tuple[str, str], ...]
-    count: int
+__all__ = ["plan"]
 
 
 def plan(program: ExportedProgram) -> Plan:
@@ -137,7 +50,7 @@ def plan(program: ExportedProgram) -> Plan:
     """
     lowering = _Lowering(program)
     code, outputs = lowering.run()
-    slots = _Slots(lowering.num_values)
+    slots = Slots(lowering.num_values)
     slots.count_uses(code, outputs)
     placed = slots.place(code)
     return Plan(
@@ -146,20 +59,12 @@ def plan(program: ExportedProgram) -> Plan:
         num_slots=slots.size,
         weights=tuple(lowering.weights),
         ops=tuple(sorted(lowering.ops)),
-        count=sum(1 for _ in _walk(placed)),
+        count=sum(1 for _ in walk(placed)),
     )
 
 
-def _walk(code: Iterable[Instruction | Region]) -> Iterator[Instruction]:
-    for step in code:
-        if isinstance(step, Region):
-            yield from _walk(step.body)
-        else:
-            yield step
-
-
 class _Lowering:
-    """Walks the nodes; values are numbered once each (slots come after, in `_Slots`)."""
+    """Walks the nodes; values are numbered once each (slots come after, in `Slots`)."""
 
     def __init__(self, program: ExportedProgram) -> None:
         self.program = program
@@ -229,7 +134,7 @@ class _Lowering:
             operands += tuple(self._operand(v, env) for v in node.kwargs.values())
             out = self._value()
             env[node] = Slot(out)
-            code.append(Instruction(node.name, _where(node), BUILTINS[target], None, operands, (out,)))
+            code.append(Instruction(node.name, source_line(node), BUILTINS[target], None, operands, (out,)))
         else:
             refuse(
                 f"it calls the Python function {getattr(target, '__name__', target)}",
@@ -264,7 +169,7 @@ class _Lowering:
         code.append(
             Instruction(
                 node.name,
-                _where(node),
+                source_line(node),
                 schema.name,
                 schema.overload_name,
                 operands,
@@ -323,61 +228,6 @@ class _Lowering:
         return tuple(Slot(self._value()) for _ in range(length))
 
 
-class _Slots:
-    """Gives values slots, and takes them back after their last use: narrow graphs have small frames."""
-
-    def __init__(self, num_values: int) -> None:
-        self.uses = [0] * num_values
-        self.slot_of: dict[int, int] = {}
-        self.free: list[int] = []
-        self.size = 0
-
-    def count_uses(self, code: Iterable[Instruction | Region], outputs: list[Operand]) -> None:
-        for step in _walk(code):
-            self._count(list(step.operands))
-        self._count(outputs)
-
-    def _count(self, operands: list[Operand]) -> None:
-        for operand in operands:
-            if isinstance(operand, Slot):
-                self.uses[operand.index] += 1
-            elif isinstance(operand, list):
-                self._count(operand)
-
-    def place(self, code: Iterable[Instruction | Region]) -> tuple[Instruction | Region, ...]:
-        placed: list[Instruction | Region] = []
-        for step in code:
-            if isinstance(step, Region):
-                placed.append(Region(step.mode, self.place(step.body)))
-                continue
-            # operands first: a slot that ends here may take one of this instruction's results
-            operands = tuple(self.read(o) for o in step.operands)
-            outputs = tuple(self._write(o) for o in step.outputs)
-            placed.append(dataclasses.replace(step, operands=operands, outputs=outputs))
-        return tuple(placed)
-
-    def read(self, operand: Operand) -> Operand:
-        if isinstance(operand, list):
-            return [self.read(o) for o in operand]
-        if not isinstance(operand, Slot):
-            return operand
-        self.uses[operand.index] -= 1
-        slot = self.slot_of[operand.index]
-        if self.uses[operand.index]:
-            return Slot(slot)
-        self.free.append(slot)
-        return Slot(slot, last=True)
-
-    def _write(self, value: int | None) -> int | None:
-        if value is None or not self.uses[value]:
-            return None
-        if not self.free:
-            self.free.append(self.size)
-            self.size += 1
-        self.slot_of[value] = self.free.pop()
-        return self.slot_of[value]
-
-
 def _is_getitem(target: Any) -> bool:
     return BUILTINS.get(target) == "getitem" if callable(target) else False
 
@@ -394,9 +244,3 @@ def _only_items(node: Node) -> bool:
 
 def _any(value: Any) -> Any:
     return value  # what torch.fx types as one of seventeen kinds
-
-
-def _where(node: Node) -> str:
-    from torchgil.forward.unsupported import source_line
-
-    return source_line(node)

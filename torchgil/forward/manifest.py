@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch.export.graph_signature import ConstantArgument, TensorArgument
 
 from torchgil.forward.inputs import Dimension, InputPlan, Leaf
-from torchgil.forward.instructions import Constant, Input, Instruction, Slot
+from torchgil.forward.operands import Constant, Input, Instruction, Slot
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

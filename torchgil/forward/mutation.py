@@ -93,7 +93,8 @@ def check_call(node: Node, op: Any, operands: tuple[Any, ...], roots: Roots) -> 
         if names := roots.sure(operand):
             refuse(
                 f"it writes to {' and '.join(sorted(names))}, a data race between threads",
-                "write the model so that it returns the new value (x = x + 1, not x += 1)",
+                "write the model so that it returns the new value (x = x + 1, not x += 1); if a "
+                "layer does so in training mode, call model.eval() before the export",
                 node,
             )
         if roots.unsure(operand):

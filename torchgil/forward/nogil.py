@@ -13,7 +13,8 @@ import torch
 
 from torchgil.forward.graph import build
 from torchgil.forward.inputs import InputPlan, plan_inputs
-from torchgil.forward.instructions import Constant, Plan, plan
+from torchgil.forward.instructions import plan
+from torchgil.forward.operands import Constant, Plan
 from torchgil.forward.structure import Arguments, Results
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def nogil(
 
     Args:
         model: A module in eval mode, exported here with :func:`torch.export.export`; or what that returned.
-        args: Example positional arguments for a module: shapes, dtypes and devices are taken from them.
+        args: Example positional arguments for a module: shapes, dtypes and devices are taken from them. An
+            exported program has its own.
         kwargs: Example keyword arguments.
         dynamic_shapes: Which sizes may change from call to call, as :func:`torch.export.export` takes it.
             All others are fixed to the example's.
@@ -97,14 +99,13 @@ def exported(
 
     Raises:
         TypeError: `model` is neither a module nor an exported program.
-        ValueError: An exported program came with example arguments.
+        ValueError: An exported program came with `dynamic_shapes`.
     """
     if isinstance(model, torch.export.ExportedProgram):
-        if args or kwargs or dynamic_shapes is not None:
+        if dynamic_shapes is not None:
             raise ValueError(
-                "nogil: an ExportedProgram has its inputs and dynamic shapes already; leave out args, "
-                "kwargs and "
-                "dynamic_shapes, or pass the module"
+                "nogil: an ExportedProgram has its dynamic shapes already; leave out dynamic_shapes, "
+                "or pass the module"
             )
         return model, None
     if not isinstance(model, torch.nn.Module):
@@ -155,8 +156,7 @@ class GraphForward:
         if self.python_ops:
             warnings.warn(
                 f"nogil: the kernel of {', '.join(self.python_ops)} is Python and takes the GIL back "
-                f"while it runs; "
-                "write it in C++ to run the whole forward without the GIL",
+                "while it runs; write it in C++ to run the whole forward without the GIL",
                 stacklevel=3,
             )
 

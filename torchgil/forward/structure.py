@@ -85,7 +85,7 @@ class Arguments:
                 continue
             raise TypeError(
                 f"nogil: argument {name!r} was not exported (the inputs are {_listed(expected)}); "
-                f"export with it to be able to pass it"
+                "export with it to be able to pass it"
             )
         missing = [name for name in expected if name not in given and name not in defaults]
         if missing:
@@ -132,8 +132,7 @@ def _flatten(name: str, spec: pytree.TreeSpec, value: Any, leaves: list[Any]) ->
     if kind is not spec.type and not {kind, spec.type} <= {torch.Size, tuple}:
         raise TypeError(
             f"nogil: argument {name!r} was exported as {_type_name(spec.type)} with {spec.num_children} "
-            f"entries, "
-            f"got {_type_name(type(value))}"
+            f"entries, got {_type_name(type(value))}"
         )
     if spec.type in _DICTS:
         keys = spec.context[1] if spec.type is defaultdict else spec.context
@@ -150,8 +149,7 @@ def _flatten(name: str, spec: pytree.TreeSpec, value: Any, leaves: list[Any]) ->
     if len(children) != spec.num_children or (context != spec.context and kind is spec.type):
         raise TypeError(
             f"nogil: argument {name!r} was exported as {_type_name(spec.type)} with {spec.num_children} "
-            f"entries, "
-            f"got {len(children)}"
+            f"entries, got {len(children)}"
             + ("" if len(children) != spec.num_children else f" of another shape: {context}")
         )
     for index, (child, child_value) in enumerate(zip(spec.children(), children, strict=True)):

@@ -79,6 +79,18 @@ bool is_overloaded(const T& /*never a tensor*/) {
   return false;
 }
 
+/// A fresh result as a Python object. A tensor is moved into it: pybind11's
+/// caster copies, two locked instructions on its reference count. GIL: held.
+template <class R>
+pybind11::object to_python(R&& result) {
+  if constexpr (std::is_same_v<R, at::Tensor>) {
+    return pybind11::reinterpret_steal<pybind11::object>(
+        THPVariable_Wrap(std::move(result)));
+  } else {
+    return pybind11::cast(std::forward<R>(result));
+  }
+}
+
 } // namespace torchgil
 
 namespace pybind11::detail {

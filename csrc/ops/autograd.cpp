@@ -52,6 +52,7 @@ Tensor as_real_if(bool input_is_complex, Tensor grad) {
 struct Add : Function<Add> {
   static Tensor forward(
       AutogradContext* ctx,
+      c10::DispatchKeySet keys,
       const Tensor& a,
       const Tensor& b,
       const at::Scalar& alpha) {
@@ -59,7 +60,7 @@ struct Add : Function<Add> {
     ctx->saved_data["alpha"] = alpha;
     ctx->saved_data["a_complex"] = a.is_complex();
     ctx->saved_data["b_complex"] = b.is_complex();
-    return ops::add(a, b, alpha);
+    return ops::add_below_autograd(keys, a, b, alpha);
   }
 
   static variable_list backward(
@@ -74,7 +75,7 @@ struct Add : Function<Add> {
           ctx->saved_data["b_complex"].toBool(),
           at::mul(grads[0], alpha.conj()));
     }
-    return {grad_a, grad_b, Tensor()};
+    return {Tensor(), grad_a, grad_b, Tensor()};
   }
 };
 
@@ -87,20 +88,23 @@ Tensor add_autograd(
     return at::add(a, b, alpha);
   }
   if (wants_grad({a, b})) {
-    return Add::apply(a, b, alpha);
+    return Add::apply(keys, a, b, alpha);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return ops::add(a, b, alpha);
+  return ops::add_below_autograd(keys, a, b, alpha);
 }
 
 // ---- matmul: with A [.., m, k], B [.., k, n] and G [.., m, n],
 // dA = G B^H and dB = A^H G, summed over what was broadcast.
 struct Matmul : Function<Matmul> {
   static Tensor forward(
-      AutogradContext* ctx, const Tensor& a, const Tensor& b) {
+      AutogradContext* ctx,
+      c10::DispatchKeySet keys,
+      const Tensor& a,
+      const Tensor& b) {
     at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({a, b});
-    return ops::matmul(a, b);
+    return ops::matmul_below_autograd(keys, a, b);
   }
 
   static variable_list backward(
@@ -108,7 +112,7 @@ struct Matmul : Function<Matmul> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &a = saved[0], &b = saved[1];
     if (!grads[0].defined()) {
-      return {Tensor(), Tensor()};
+      return {Tensor(), Tensor(), Tensor()};
     }
     // Vectors become matrices: a row on the left, a column on the right.
     const Tensor left = a.dim() == 1 ? a.unsqueeze(0) : a;
@@ -135,7 +139,7 @@ struct Matmul : Function<Matmul> {
       }
       grad_b = b.dim() == 1 ? grad_b.squeeze(1) : grad_b;
     }
-    return {grad_a, grad_b};
+    return {Tensor(), grad_a, grad_b};
   }
 };
 
@@ -145,32 +149,37 @@ Tensor matmul_autograd(
     return at::matmul(a, b);
   }
   if (wants_grad({a, b})) {
-    return Matmul::apply(a, b);
+    return Matmul::apply(keys, a, b);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return ops::matmul(a, b);
+  return ops::matmul_below_autograd(keys, a, b);
 }
 
 // ---- rms_norm: its backward is an op of its own, which recomputes the one
 // number a row it needs. A backward of the backward is composed.
 struct RmsNorm : Function<RmsNorm> {
   static Tensor forward(
-      AutogradContext* ctx, const Tensor& x, const Tensor& weight, double eps) {
+      AutogradContext* ctx,
+      c10::DispatchKeySet keys,
+      const Tensor& x,
+      const Tensor& weight,
+      double eps) {
     at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({x, weight});
     ctx->saved_data["eps"] = eps;
-    return ops::rms_norm(x, weight, eps);
+    return ops::rms_norm_below_autograd(keys, x, weight, eps);
   }
 
   static variable_list backward(
       AutogradContext* ctx, const variable_list& grads) {
     if (!grads[0].defined()) {
-      return {Tensor(), Tensor(), Tensor()};
+      return {Tensor(), Tensor(), Tensor(), Tensor()};
     }
     const auto saved = ctx->get_saved_variables();
     auto [grad_x, grad_weight] = ops::rms_norm_backward(
         grads[0], saved[0], saved[1], ctx->saved_data["eps"].toDouble());
     return {
+        Tensor(),
         ctx->needs_input_grad(0) ? grad_x : Tensor(),
         ctx->needs_input_grad(1) ? grad_weight : Tensor(),
         Tensor()};
@@ -186,10 +195,10 @@ Tensor rms_norm_autograd(
     return kernels::rms_norm_composed(x, weight, eps);
   }
   if (wants_grad({x, weight})) {
-    return RmsNorm::apply(x, weight, eps);
+    return RmsNorm::apply(keys, x, weight, eps);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return ops::rms_norm(x, weight, eps);
+  return ops::rms_norm_below_autograd(keys, x, weight, eps);
 }
 
 std::tuple<Tensor, Tensor> rms_norm_backward_autograd(
@@ -202,7 +211,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward_autograd(
     return kernels::rms_norm_backward_composed(grad, x, weight, eps);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return ops::rms_norm_backward(grad, x, weight, eps);
+  return ops::rms_norm_backward_below_autograd(keys, grad, x, weight, eps);
 }
 
 // ---- nms: indices have no derivative.
@@ -212,7 +221,7 @@ Tensor nms_autograd(
     const Tensor& scores,
     double iou_threshold) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return ops::nms(boxes, scores, iou_threshold);
+  return ops::nms_below_autograd(keys, boxes, scores, iou_threshold);
 }
 
 } // namespace

@@ -52,24 +52,49 @@ c10::TypedOperatorHandle<Function> handle(const char* name) {
       .typed<Function>();
 }
 
+constexpr auto kBelowAutograd = c10::after_ADInplaceOrView_keyset;
+
+const auto& add_op() {
+  static const auto op = handle<decltype(ops::add)>("torchgil::add");
+  return op;
+}
+
+const auto& matmul_op() {
+  static const auto op = handle<decltype(ops::matmul)>("torchgil::matmul");
+  return op;
+}
+
+const auto& rms_norm_op() {
+  static const auto op = handle<decltype(ops::rms_norm)>("torchgil::rms_norm");
+  return op;
+}
+
+const auto& rms_norm_backward_op() {
+  static const auto op =
+      handle<decltype(ops::rms_norm_backward)>("torchgil::rms_norm_backward");
+  return op;
+}
+
+const auto& nms_op() {
+  static const auto op = handle<decltype(ops::nms)>("torchgil::nms");
+  return op;
+}
+
 } // namespace
 
 namespace ops {
 
 at::Tensor add(
     const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha) {
-  static const auto op = handle<decltype(add)>("torchgil::add");
-  return op.call(a, b, alpha);
+  return add_op().call(a, b, alpha);
 }
 
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
-  static const auto op = handle<decltype(matmul)>("torchgil::matmul");
-  return op.call(a, b);
+  return matmul_op().call(a, b);
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  static const auto op = handle<decltype(rms_norm)>("torchgil::rms_norm");
-  return op.call(x, weight, eps);
+  return rms_norm_op().call(x, weight, eps);
 }
 
 std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
@@ -77,15 +102,12 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
     const at::Tensor& x,
     const at::Tensor& weight,
     double eps) {
-  static const auto op =
-      handle<decltype(rms_norm_backward)>("torchgil::rms_norm_backward");
-  return op.call(grad, x, weight, eps);
+  return rms_norm_backward_op().call(grad, x, weight, eps);
 }
 
 at::Tensor nms(
     const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
-  static const auto op = handle<decltype(nms)>("torchgil::nms");
-  return op.call(boxes, scores, iou_threshold);
+  return nms_op().call(boxes, scores, iou_threshold);
 }
 
 int64_t spin(double seconds) {
@@ -96,6 +118,46 @@ int64_t spin(double seconds) {
 void sleep(double seconds) {
   static const auto op = handle<decltype(sleep)>("torchgil::sleep");
   op.call(seconds);
+}
+
+at::Tensor add_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& a,
+    const at::Tensor& b,
+    const at::Scalar& alpha) {
+  return add_op().redispatch(keys & kBelowAutograd, a, b, alpha);
+}
+
+at::Tensor matmul_below_autograd(
+    c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b) {
+  return matmul_op().redispatch(keys & kBelowAutograd, a, b);
+}
+
+at::Tensor rms_norm_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps) {
+  return rms_norm_op().redispatch(keys & kBelowAutograd, x, weight, eps);
+}
+
+std::tuple<at::Tensor, at::Tensor> rms_norm_backward_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps) {
+  return rms_norm_backward_op().redispatch(
+      keys & kBelowAutograd, grad, x, weight, eps);
+}
+
+at::Tensor nms_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& boxes,
+    const at::Tensor& scores,
+    double iou_threshold) {
+  return nms_op().redispatch(
+      keys & kBelowAutograd, boxes, scores, iou_threshold);
 }
 
 } // namespace ops

@@ -69,7 +69,7 @@ void def_op(
           run(call, unwrap(args)...);
           return py::none();
         } else {
-          return py::cast(run(call, unwrap(args)...));
+          return to_python(run(call, unwrap(args)...));
         }
       },
       extra...);

@@ -16,6 +16,7 @@ from tests.conftest import run_in_child
 from torchgil.cli.demo import Demo, accelerator, contention, layout, main, monitor, policies, scaling
 from torchgil.cli.demo.screen import Screen
 from torchgil.ops import witness
+from torchgil.tracing import WakeupLatency
 
 
 def silent(_: str) -> None:
@@ -180,7 +181,7 @@ def row(p50_s: float, takes: float | None = None) -> contention.ContentionRow:
 
 
 def test_a_switch_interval_is_bad_and_the_count_is_shown_only_where_there_is_one():
-    wake_up = contention.WakeUp(5e-6, 9e-6)
+    wake_up = WakeupLatency(5e-6, 9e-6, samples=500)
     lines = layout.contention(contention.Contention(0.005, wake_up, (row(0.0051), row(3e-6))))
     assert style_of(lines, "5.10 ms") == layout.BAD
     assert style_of(lines, "3.00 us") == layout.GOOD

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-import torchgil
+from torchgil._version import __version__
 from torchgil.cli import needs
 from torchgil.cli.demo import accelerator, contention, policies, scaling
 from torchgil.cli.demo.load import OtherLoad
 from torchgil.cli.demo.screen import Screen
+from torchgil.threads import intra_op_threads, usable_cores
 
 __all__ = ["Demo", "main"]
 
@@ -101,18 +102,18 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(options: argparse.Namespace, screen: Screen) -> Demo:
     """Each section, shown as soon as it is measured."""
     quick = options.quick
-    cores = torchgil.usable_cores()
+    cores = usable_cores()
     machine: dict[str, Any] = {
         "usable_cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchgil": torchgil.__version__,
+        "torchgil": __version__,
         "date": time.strftime("%Y-%m-%d"),
     }
     screen.header(machine)
     load = OtherLoad()
-    with torchgil.intra_op_threads(1):
+    with intra_op_threads(1):
         screen.progress("a matmul of 10 ms")
         size = policies.matmul_size()
         first = policies.measure(size, 5, screen.progress)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-import torchgil
 from torchgil.cli.demo.monitor import Monitor
+from torchgil.ops import released
 
 __all__ = ["Accelerator", "Step", "measure", "why_not"]
 
@@ -84,7 +84,7 @@ def measure(device: str, progress: Callable[[str], None], size: int = 2048) -> A
 def _chain(a: torch.Tensor, ops: int) -> torch.Tensor:
     result = a
     for _ in range(ops):
-        result = torchgil.released.matmul(a, result)
+        result = released.matmul(a, result)
     return result
 
 

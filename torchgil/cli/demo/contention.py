@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -13,21 +12,15 @@ from typing import Any
 
 import torch
 
-import torchgil
+from torchgil.ops import adaptive, held, released
+from torchgil.threads import intra_op_threads
+from torchgil.tracing import WakeupLatency, trace, wakeup_latency
 
-__all__ = ["Contention", "ContentionRow", "WakeUp", "measure"]
+__all__ = ["Contention", "ContentionRow", "measure"]
 
 SIZES = (4, 512)
 # Kept results are let go between measurements, not within one: freeing releases the GIL as well.
 KEPT_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUp:
-    """How long a sleeping thread takes to run once it is woken, in seconds."""
-
-    p50_s: float
-    p99_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class ContentionRow:
         p99_s: 99th percentile beside the busy thread, nearest rank.
         lost: Share of those calls that took over half a switch interval: they gave the GIL
             away and had to wait for it.
-        takes: How often one call takes the GIL, counted by torchgil.trace() while alone;
+        takes: How often one call takes the GIL, counted by the trace while alone;
             None where it cannot be counted.
     """
 
@@ -62,7 +55,7 @@ class Contention:
     """Section 3."""
 
     switch_interval_s: float
-    wake_up: WakeUp
+    wake_up: WakeupLatency
     rows: tuple[ContentionRow, ...]
 
 
@@ -78,9 +71,9 @@ def _calls() -> tuple[_Call, ...]:
         _Call("torch.add, freed", torch.add, keep=False),
         _Call("torch.add", torch.add, keep=True),
         _Call("torch.ops.aten.add", torch.ops.aten.add.Tensor, keep=True),
-        _Call("released.add", torchgil.released.add, keep=True),
-        _Call("held.add", torchgil.held.add, keep=True),
-        _Call("adaptive.add", torchgil.adaptive.add, keep=True),
+        _Call("released.add", released.add, keep=True),
+        _Call("held.add", held.add, keep=True),
+        _Call("adaptive.add", adaptive.add, keep=True),
     )
 
 
@@ -116,9 +109,9 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
         progress: Told what is measured next.
     """
     progress("thread wake-up latency")
-    wake_up = _wake_up()
+    wake_up = wakeup_latency()
     rows = []
-    with torchgil.intra_op_threads(1):
+    with intra_op_threads(1):
         for size in SIZES:
             a, b = torch.randn(size, size), torch.randn(size, size)
             for call in _calls():
@@ -180,35 +173,12 @@ def _takes(call: _Call, a: torch.Tensor, b: torch.Tensor, calls: int = 20) -> fl
 
     def taken(count: int) -> int | None:
         kept: list[Any] = []  # freed after the trace: each free is a release
-        with torchgil.trace() as trace:
+        with trace() as recording:
             _times(call, a, b, count, 1e9, kept)
-        report = trace.report()
+        report = recording.report()
         own = [thread for thread in report.threads if thread.ident == threading.get_ident()]
         return own[0].releases if own and report.recording.gil_seen else None
 
     few, many = taken(calls), taken(2 * calls)
     # The difference: starting and ending a trace may release the GIL too.
     return None if few is None or many is None else (many - few) / calls
-
-
-def _wake_up(samples: int = 300) -> WakeUp:
-    """Two threads wake each other through pipes; half a round trip is one wake-up."""
-    there, back = os.pipe(), os.pipe()
-
-    def echo() -> None:
-        while os.read(there[0], 1) == b"+":
-            os.write(back[1], b"+")
-
-    thread = threading.Thread(target=echo, name="torchgil-demo-echo", daemon=True)
-    thread.start()
-    times = []
-    for _ in range(samples):
-        begin = time.perf_counter()
-        os.write(there[1], b"+")
-        os.read(back[0], 1)
-        times.append((time.perf_counter() - begin) / 2)
-    os.write(there[1], b"-")
-    thread.join()
-    for end in (*there, *back):
-        os.close(end)
-    return WakeUp(_quantile(times, 0.5), _quantile(times, 0.99))

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-import torchgil
 from torchgil.cli.demo.monitor import Monitor
-from torchgil.ops import witness
+from torchgil.ops import adaptive, held, released, witness
 
 __all__ = ["Policies", "PolicyRun", "calls_of", "matmul_size", "measure"]
 
@@ -69,9 +68,9 @@ class Policies:
 def calls_of(op: str) -> dict[str, Op]:
     """The same op by each path: policy -> callable."""
     return {
-        "held": getattr(torchgil.held, op),
-        "released": getattr(torchgil.released, op),
-        "adaptive": getattr(torchgil.adaptive, op),
+        "held": getattr(held, op),
+        "released": getattr(released, op),
+        "adaptive": getattr(adaptive, op),
         "torch.ops": getattr(torch.ops.torchgil, op),
     }
 
@@ -81,8 +80,8 @@ def matmul_size(seconds: float = OP_SECONDS) -> int:
     size = 256
     for _ in range(3):  # the rate grows with the size, so ask again where the answer led
         matrix = torch.ones(size, size)
-        torchgil.held.matmul(matrix, matrix)  # warm
-        took = min(_seconds(torchgil.held.matmul, matrix) for _ in range(3))
+        held.matmul(matrix, matrix)  # warm
+        took = min(_seconds(held.matmul, matrix) for _ in range(3))
         size = max(64, min(4096, round(size * (seconds / took) ** (1 / 3) / 32) * 32))
     return size
 

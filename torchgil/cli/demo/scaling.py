@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-import torchgil
 from torchgil.cli.demo.monitor import Monitor, idle_ticks_per_second
 from torchgil.cli.demo.policies import calls_of
+from torchgil.ops import held
+from torchgil.threads import intra_op_threads
 
 __all__ = ["THREADS", "Scaling", "ScalingCell", "ScalingRow", "measure"]
 
@@ -124,7 +125,7 @@ def _nms(_: int) -> dict[str, Unit]:
     # 10 ms of nms: spread so wide that nearly all boxes are kept, the time grows with n * n.
     boxes = _boxes(1000)
     begin = time.perf_counter()
-    torchgil.held.nms(boxes, torch.rand(1000), 0.5)
+    held.nms(boxes, torch.rand(1000), 0.5)
     took = time.perf_counter() - begin
     count = int(max(200, min(20_000, 1000 * (0.010 / took) ** 0.5)))
     boxes, scores = _boxes(count), torch.rand(count)
@@ -149,7 +150,7 @@ def _run(unit: Unit, threads: int, calls: int) -> tuple[float, float, float]:
     start = threading.Barrier(threads, timeout=60)
 
     def worker(_: int) -> tuple[float, int, int]:
-        with torchgil.intra_op_threads(1):
+        with intra_op_threads(1):
             unit()  # warm
             start.wait()
             begin = time.monotonic_ns()

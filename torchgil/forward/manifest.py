@@ -40,7 +40,8 @@ class Manifest:
         """The manifest of an exported program.
 
         Raises:
-            NotImplementedError: An input is a dynamic int, which packages do not take.
+            NotImplementedError: An input or output is of a kind that packages do not have, or an input's
+                strides are of no memory format.
         """
         for leaf in inputs.leaves:
             if leaf.dimension is not None:
@@ -53,6 +54,11 @@ class Manifest:
         outputs: list[tuple[str, Any]] = []
         for spec in program.graph_signature.output_specs:
             if isinstance(spec.arg, ConstantArgument):
+                if isinstance(spec.arg.value, (str, bool)):
+                    raise NotImplementedError(
+                        "nogil: backend='inductor' returns tensors and numbers, and one output is the "
+                        f"constant {spec.arg.value!r}; return it outside the model, or use backend='graph'"
+                    )
                 outputs.append(("constant", spec.arg.value))
             else:
                 outputs.append(("tensor" if isinstance(spec.arg, TensorArgument) else "number", None))

@@ -1,0 +1,239 @@
+"""AOTInductor packages: what they give, what they refuse, and that calls run at once without the GIL."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import torchgil
+from tests.conftest import in_threads, run_in_child
+from tests.forward.comparing import assert_close, assert_same
+from torchgil._build import C
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, more: dict[str, Tensor], k: int = 3, *, flag: bool = True) -> dict[str, Any]:
+        y = self.linear(x).relu() + more["bias"] * k
+        return {"y": y, "rows": x.shape[0], "ratio": x.shape[0] / 2, "three": 3, "none": None}
+
+
+def inputs(rows: int = 4) -> tuple[Tensor, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, 8, generator=generator), {"bias": torch.randn(8, generator=generator)}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+@pytest.fixture(scope="module")
+def forward(model: nn.Module, request: pytest.FixtureRequest) -> Any:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler to compile the package with")
+    assert request.config.cache is not None
+    return torchgil.nogil(
+        model,
+        (*inputs(), 3),
+        {"flag": True},
+        dynamic_shapes={"x": {0: Dim("rows", max=64)}, "more": {"bias": {}}, "k": None, "flag": None},
+        backend="inductor",
+        runners=2,
+        cache_dir=request.config.cache.mkdir("packages"),
+    )
+
+
+@pytest.fixture
+def rewritten(forward: Any, tmp_path: Path) -> Callable[..., Path]:
+    """The package with other metadata, as another machine or another program would have written it."""
+
+    def rewrite(drop: str = "", **changes: str) -> Path:
+        target = tmp_path / "other.pt2"
+        with zipfile.ZipFile(forward.path) as old, zipfile.ZipFile(target, "w") as new:
+            for item in old.infolist():
+                data = old.read(item)
+                if item.filename.endswith("_metadata.json"):
+                    kept = {key: value for key, value in json.loads(data).items() if key != drop}
+                    data = json.dumps({**kept, **changes}).encode()
+                new.writestr(item.filename, data)
+        return target
+
+    return rewrite
+
+
+@pytest.mark.slow
+def test_results_are_the_models(model: nn.Module, forward: Any) -> None:
+    for rows in (1, 4, 64):
+        x, more = inputs(rows)
+        got = forward(x, more, 3, flag=True)
+        with torch.inference_mode():
+            assert_close(got, model(x, more))
+        assert (got["rows"], got["ratio"], got["three"], got["none"]) == (rows, rows / 2, 3, None)
+        assert_close(forward(x, more=more), got)
+    assert forward.checked
+    assert "runners=2, inputs=checked, device='cpu', backend='inductor'" in repr(forward)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "match"),
+    [
+        (
+            (torch.ones(4, 7), inputs()[1]),
+            {},
+            ValueError,
+            r"'x' was exported as float32\[rows, 8\].*must be 8, not 7",
+        ),
+        (
+            (torch.ones(65, 8), inputs()[1]),
+            {},
+            ValueError,
+            "'x' .*rows must be at least 0 and at most 64, not 65",
+        ),
+        ((torch.ones(4, 8).long(), inputs()[1]), {}, ValueError, "'x' .*its dtype differs"),
+        ((inputs()[0], {"other": torch.ones(8)}), {}, TypeError, "'more' was exported with the keys 'bias'"),
+        ((*inputs(), 4), {}, ValueError, "'k' was exported as the constant 3, got 4"),
+        ((inputs()[0],), {}, TypeError, "missing a required argument: 'more'"),
+    ],
+)
+def test_arguments_are_checked(
+    forward: Any, args: Any, kwargs: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        forward(*args, **kwargs)
+
+
+@pytest.mark.slow
+def test_inputs_of_other_strides_give_the_same_results(forward: Any) -> None:
+    x, more = inputs()
+    transposed = x.mT.contiguous().mT
+    assert transposed.stride() != x.stride()
+    assert_same(forward(transposed, more), forward(x, more))
+    assert_same(forward(x[:, ::1].repeat(1, 2)[:, :8], more), forward(x, more))
+
+
+def test_inputs_of_no_known_format_are_refused() -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"strides of its inputs, and those of 'input' are \(1, 4\)"
+    ):
+        torchgil.nogil(nn.Linear(8, 2), (torch.ones(8, 4).mT,), backend="inductor")
+
+
+@pytest.mark.slow
+def test_a_call_releases_the_gil_once_and_calls_run_at_once(forward: Any) -> None:
+    calls = [inputs(rows) for rows in range(1, 9)]
+    wanted = [forward(*call) for call in calls]
+
+    def work(thread: int) -> int:
+        before = C.forward_releases()
+        for _ in range(20):
+            assert_same(forward(*calls[thread]), wanted[thread])
+        return C.forward_releases() - before
+
+    assert in_threads(work, 8) == [20] * 8  # eight callers, two runners
+
+
+@pytest.mark.slow
+def test_a_kept_package_is_loaded_again_with_its_checks(forward: Any) -> None:
+    again = torchgil.load_package(forward.path, runners=1)
+    assert_same(again(*inputs(), 3, flag=True), forward(*inputs()))
+    with pytest.raises(ValueError, match=r"'x' .*rows must be at least 0 and at most 64"):
+        again(torch.ones(65, 8), inputs()[1], 3, flag=True)
+    with pytest.raises(TypeError, match=r"cannot be pickled or copied; send the .pt2 file"):
+        pickle.dumps(again)
+
+
+@pytest.mark.slow
+def test_a_package_of_another_program_checks_what_it_can(forward: Any, rewritten: Any) -> None:
+    other = torchgil.load_package(rewritten(drop="torchgil"))
+    assert not other.checked
+    assert "inputs=unchecked" in repr(other)
+    assert_same(other(*inputs(), 3, flag=True)["y"], forward(*inputs())["y"])
+    with pytest.raises(TypeError, match=r"missing 'argument 1'"):
+        other(inputs()[0])
+    with pytest.raises(TypeError, match=r"with the keys 'bias', got 'more'"):
+        other(inputs()[0], {"more": 1}, 3, flag=True)
+    with pytest.raises(ValueError, match="package input 0 is on meta, but the package was compiled for cpu"):
+        other(torch.ones(4, 8, device="meta"), inputs()[1], 3, flag=True)
+
+
+@pytest.mark.slow
+def test_packages_for_other_machines_are_refused(rewritten: Any) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match=r"was compiled for cuda, and there is no such device here"):
+            torchgil.load_package(rewritten(AOTI_DEVICE_KEY="cuda"))
+    with pytest.raises(RuntimeError, match=r"was compiled for riscv128, and this is"):
+        torchgil.load_package(rewritten(AOTI_MACHINE="riscv128"))
+    with pytest.raises(ValueError, match=r"made by a later torchgil \(format 2\)"):
+        torchgil.load_package(rewritten(torchgil='{"format": 2}'))
+
+
+@pytest.mark.slow
+def test_a_package_cut_short_is_refused(forward: Any, tmp_path: Path) -> None:
+    whole = Path(forward.path).read_bytes()
+    for length in (0, 100, len(whole) // 2, len(whole) - 10):
+        short = tmp_path / f"{length}.pt2"
+        short.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"no complete \.pt2 package"):
+            torchgil.load_package(short)
+
+
+def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        torchgil.load_package(tmp_path / "missing.pt2")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        torchgil.load_package(tmp_path)
+    program = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), program)
+    with pytest.raises(ValueError, match="holds no compiled model; expected one named 'model'"):
+        torchgil.load_package(program)
+    named = tmp_path / "named.pt2"
+    with zipfile.ZipFile(named, "w") as archive:
+        archive.writestr("named/data/aotinductor/encoder/a.so", b"")
+    with pytest.raises(ValueError, match="holds only the models encoder"):
+        torchgil.load_package(named)
+    with pytest.raises(ValueError, match="runners must be at least 1, got 0"):
+        torchgil.load_package(program, runners=0)
+
+
+def test_a_string_among_the_results_is_refused() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"x": x + 1, "name": "abc"}
+
+    with pytest.raises(NotImplementedError, match="one output is the constant 'abc'"):
+        torchgil.nogil(Named(), (torch.ones(2),), backend="inductor")
+
+
+def test_an_int_that_changes_is_refused() -> None:
+    class Zeros(nn.Module):
+        def forward(self, x: Tensor, n: int) -> Tensor:
+            return torch.cat([x, torch.zeros(n)])
+
+    with pytest.raises(NotImplementedError, match="takes no int that changes, and 'n' is one"):
+        torchgil.nogil(Zeros(), (torch.ones(2), 4), dynamic_shapes=(None, Dim.DYNAMIC), backend="inductor")
+
+
+def test_without_a_compiler_the_error_says_what_to_install() -> None:
+    code = """
+        import torch, torchgil
+        torchgil.nogil(torch.nn.Linear(2, 2), (torch.ones(1, 2),), backend="inductor")
+    """
+    child = run_in_child(code, env={"PATH": "/nonexistent", "CXX": "no-such-compiler"}, check=False)
+    assert child.exit_code == 1
+    assert "needs a C++ compiler and found none; install g++ or clang++, or name it in CXX" in child.stderr

@@ -46,46 +46,41 @@ def test_released_wait_returns_true_once_another_thread_opens_the_latch():
     opener.join()
 
 
-def test_adaptive_wait_releases_for_a_long_timeout():
-    latch = torchgil.Latch()
+def opener_of(latch):
+    """A thread that opens the latch once it gets the GIL after the event."""
     entered = threading.Event()
 
     def open_it():
         entered.wait()
         latch.open()
 
-    opener = threading.Thread(target=open_it)
-    opener.start()
+    thread = threading.Thread(target=open_it)
+    thread.start()
+    return thread, entered
+
+
+def test_adaptive_wait_releases_for_a_long_timeout():
+    latch = torchgil.Latch()
+    opener, entered = opener_of(latch)
     entered.set()
     assert torchgil.adaptive.wait(latch, timeout=60) is True
     opener.join()
 
 
 def test_held_wait_can_only_time_out():
-    latch = torchgil.Latch()
-    entered = threading.Event()
-
-    def open_it():
-        entered.wait()
-        latch.open()
-
-    opener = threading.Thread(target=open_it)
-    opener.start()
-    # Nothing between these two lines gives up the GIL but a forced switch; a switch lets the
+    # Between the event and the wait only a forced switch gives up the GIL. Such a switch lets the
     # opener win, so ask until one call got through whole.
     for _ in range(20):
+        latch = torchgil.Latch()
+        opener, entered = opener_of(latch)
         with torchgil.switch_interval(10):
             entered.set()
             opened = torchgil.held.wait(latch, timeout=0.05)
-        if not opened:
-            break
         opener.join()
-        latch, entered = torchgil.Latch(), threading.Event()
-        opener = threading.Thread(target=open_it)
-        opener.start()
-    assert opened is False
-    opener.join()
-    assert latch.is_open, "the thread that could have opened it did, once it got the GIL"
+        assert latch.is_open, "the thread that could have opened it did, once it got the GIL"
+        if not opened:
+            return
+    pytest.fail("20 forced switches, one after the other, within one line")
 
 
 def test_an_open_latch_lets_everybody_through():

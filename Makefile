@@ -36,7 +36,7 @@ clean:
 $(VENV)/.torch: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja numpy
 	touch $@
 
 $(VENV)/.built: $(VENV)/.torch setup.py $(SOURCES)

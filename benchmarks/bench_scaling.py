@@ -104,7 +104,7 @@ OPS = (
 
 def parent(options: Any) -> None:
     configurations = {
-        op: {"op": op, "seconds": 0.1 if options.quick else 0.4, "repeats": 1 if options.quick else 3}
+        op: {"op": op, "seconds": 0.1 if options.quick else 0.25, "repeats": 1 if options.quick else 3}
         for op in OPS
     }
     results = harness.interleave(__file__, configurations, rounds=options.rounds)

@@ -77,12 +77,13 @@ def policies(result: Policies, width: int) -> list[Line]:
 
 
 def scaling(result: Scaling, cores: int) -> list[Line]:
+    limit = min(cores, max(cell.threads for cell in result.rows[0].cells))
     lines = _title(
         2,
         "Do threads help?",
         f"Each thread makes {result.calls} calls of 10 ms. Seconds until all have ended; work per",
         "second against one thread; dots of that other thread per second.",
-        f"Good: near {cores}x, all that {cores} usable core{'s' * (cores > 1)} can give, and near "
+        f"Good: near {limit}x, all that {limit} core{'s' * (limit > 1)} can give, and near "
         f"{result.idle_ticks_per_s:.0f} dots, as when idle.",
         "Bad: 1x, and few dots.",
     )

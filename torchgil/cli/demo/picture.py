@@ -137,6 +137,8 @@ def _bars(figure: Any, section: dict[str, Any], cores: int) -> None:
     panels[0].set_ylabel("work per second,\nrelative to one thread")
     panels[0].legend(frameon=False, loc="upper left", fontsize=9)
     limit = f"limit: {cores} usable core" + "s" * (cores > 1)
+    if cores >= max(threads):
+        limit = "limit: one core per thread"
     panels[-1].annotate(
         limit,
         (len(threads) - 1, min(threads[-1], cores)),

@@ -127,8 +127,8 @@ def contention(result: Contention) -> list[Line]:
         3,
         "What does a release cost beside one busy Python thread?",
         f"A woken thread runs after {duration(wake_up.p50_s)} here (p99 {duration(wake_up.p99_s)}). "
-        "A release that",
-        f"outlasts it loses the GIL, and gets it back a switch interval, {duration(interval)}, later.",
+        "A release that outlasts",
+        f"it mostly loses the GIL, and gets it back a switch interval, {duration(interval)}, later.",
         "Good: as fast as alone. Bad: a switch interval, or several.",
     )
     counted = any(row.takes is not None for row in result.rows)

@@ -1,0 +1,261 @@
+"""Does batching single-row requests in Python pay, and what does a lone request lose?
+
+The model is an MLP of three 64-wide layers, so small that the batcher is most of the work: the hardest case.
+Every row of the table answers the same single-row requests on one intra-op thread:
+
+  singles          a loop that calls the model once per request: 1x
+  by hand          a loop that concatenates 32 rows, calls, splits: the limit, nothing is queued
+  torchgil ...     the batcher with batches of 32: from two threads with 128 requests in flight each; from
+                   one thread through map(); from 256 tasks of one event loop that each await one request at a
+                   time; from 32 threads that each wait for one at a time: a thread switch per request, which
+                   batching cannot mend
+  batched, async-batcher   the peers, with the same batch size and from the same 256 tasks
+
+Timed: from the first request to the last result, after a warm-up of the same kind. The lone request: submit()
+to result() in turn with direct calls, in one process; max_delay=0.
+
+Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
+
+The peers are looked for on PYTHONPATH (pip install --no-deps --target DIR batched async-batcher); one that is
+not there is reported as absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+
+BATCH = 32
+ROWS = [
+    "singles",
+    "by hand",
+    "torchgil threads",
+    "torchgil map",
+    "torchgil asyncio",
+    "torchgil 32 waiting threads",
+]
+PEERS = {"batched": "batched", "async-batcher": "async_batcher"}
+
+
+def child(configuration: dict[str, Any]) -> Any:
+    """One row of the table, in a fresh process: rows per second, or the lone request's latencies."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(64, 64)).eval()
+    requests = list(torch.randn(1024, 64).split(1))
+
+    @torch.inference_mode()
+    def fn(batch: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = model(batch)
+        return result
+
+    def fn_of_list(items: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(fn(torch.cat(items)).split(1))
+
+    for request in requests:
+        fn(request)
+    name, count = configuration["row"], configuration["requests"]
+    if name == "lone":
+        return lone(fn, requests, count)
+    serve = SERVE[name]
+    warm, timed = requests * 2, (requests * (count // len(requests) + 1))[:count]
+    return serve(fn if name in ROWS else fn_of_list, warm, timed)
+
+
+def timed_run(run: Callable[[list[Any]], Any], warm: list[Any], timed: list[Any]) -> float:
+    run(warm)
+    start = time.perf_counter()
+    run(timed)
+    return len(timed) / (time.perf_counter() - start)
+
+
+def singles(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    return timed_run(lambda requests: [fn(request) for request in requests], warm, timed)
+
+
+def by_hand(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    import torch
+
+    def run(requests: list[Any]) -> None:
+        for i in range(0, len(requests), BATCH):
+            fn(torch.cat(requests[i : i + BATCH])).split(1)
+
+    return timed_run(run, warm, timed)
+
+
+def from_threads(threads: int, window: int) -> Callable[..., float]:
+    def serve(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+        import torchgil
+
+        with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002) as batcher:
+
+            def client(requests: list[Any]) -> None:
+                for i in range(0, len(requests), window):
+                    for future in [batcher.submit(request) for request in requests[i : i + window]]:
+                        future.result()
+
+            def run(requests: list[Any]) -> None:
+                clients = [
+                    threading.Thread(target=client, args=(requests[i::threads],)) for i in range(threads)
+                ]
+                for thread in clients:
+                    thread.start()
+                for thread in clients:
+                    thread.join()
+
+            return timed_run(run, warm, timed)
+
+    return serve
+
+
+def through_map(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    import torchgil
+
+    with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002) as batcher:
+
+        def run(requests: list[Any]) -> None:
+            for i in range(0, len(requests), 1024):
+                list(batcher.map(requests[i : i + 1024]))
+
+        return timed_run(run, warm, timed)
+
+
+async def from_tasks(
+    call: Callable[[Any], Any], warm: list[Any], timed: list[Any], tasks: int = 256
+) -> float:
+    async def client(requests: list[Any]) -> None:
+        for request in requests:
+            await call(request)
+
+    async def run(requests: list[Any]) -> None:
+        await asyncio.gather(*[client(requests[i::tasks]) for i in range(tasks)])
+
+    await run(warm)
+    start = time.perf_counter()
+    await run(timed)
+    return len(timed) / (time.perf_counter() - start)
+
+
+def torchgil_asyncio(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    import torchgil
+
+    async def main() -> float:
+        async with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002) as batcher:
+            return await from_tasks(batcher, warm, timed)
+
+    return asyncio.run(main())
+
+
+def peer_batched(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    from batched import aio
+
+    async def main() -> float:
+        return await from_tasks(aio.dynamically(fn, batch_size=BATCH, timeout_ms=2.0), warm, timed)
+
+    return asyncio.run(main())
+
+
+def peer_async_batcher(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    from async_batcher.batcher import AsyncBatcher
+
+    class Peer(AsyncBatcher):  # type: ignore[misc, type-arg]
+        def process_batch(self, batch: list[Any]) -> list[Any]:
+            return list(fn(batch))
+
+    async def main() -> float:
+        peer = Peer(max_batch_size=BATCH, max_queue_time=0.002)
+        result = await from_tasks(peer.process, warm, timed)
+        await peer.stop()
+        return result
+
+    return asyncio.run(main())
+
+
+def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
+    """Microseconds of a lone request through the batcher and directly, in turn."""
+    import torchgil
+
+    through, direct, awaited = [], [], []
+
+    def since(start: float) -> float:
+        return (time.perf_counter() - start) * 1e6
+
+    async def ask(batcher: Any) -> None:
+        for _ in range(count // 100):
+            start = time.perf_counter()
+            await batcher(requests[0])
+            awaited.append(since(start))
+
+    with torchgil.Batcher(fn, max_delay=0) as batcher:
+        for i in range(count // 100 + 100):
+            start = time.perf_counter()
+            batcher.submit(requests[0]).result()
+            if i >= 100:
+                through.append(since(start))
+            start = time.perf_counter()
+            fn(requests[0])
+            direct.append(since(start))
+        asyncio.run(ask(batcher))
+    quantiles = {"direct": direct, "submit": through, "await": awaited}
+    p50s = {f"{name}_p50_us": harness.quantile(values, 0.5) for name, values in quantiles.items()}
+    return {**p50s, "submit_p99_us": harness.quantile(through, 0.99)}
+
+
+SERVE: dict[str, Callable[..., float]] = {
+    "singles": singles,
+    "by hand": by_hand,
+    "torchgil threads": from_threads(2, 128),
+    "torchgil map": through_map,
+    "torchgil asyncio": torchgil_asyncio,
+    "torchgil 32 waiting threads": from_threads(32, 1),
+    "batched": peer_batched,
+    "async-batcher": peer_async_batcher,
+}
+
+
+def parent(options: argparse.Namespace) -> None:
+    """The table, and its JSON."""
+    count = 5_000 if options.quick else 40_000
+    present = [peer for peer, module in PEERS.items() if importlib.util.find_spec(module)]
+    for peer in PEERS.keys() - present:
+        print(f"{peer}: absent (pip install --no-deps {peer})")
+    names = [*ROWS, *present, "lone"]
+    configurations = {name: {"row": name, "requests": count} for name in names}
+    results = harness.interleave(str(Path(__file__)), configurations, rounds=options.rounds)
+    rows: list[dict[str, Any]] = []
+    print(f"{'':28} {'rows/s':>9} {'x singles':>10}   (median of {options.rounds}; each round's own ratio)")
+    for name in names[:-1]:
+        # Ratios within a round: the machine's drift meets both.
+        ratios = [mine / base for mine, base in zip(results[name], results["singles"], strict=True)]
+        rows.append(
+            {"row": name, "rows_per_s": harness.spread(results[name]), "ratio": harness.spread(ratios)}
+        )
+        low, high = min(ratios), max(ratios)
+        ratio = statistics.median(ratios)
+        print(f"{name:28} {statistics.median(results[name]):9.0f} {ratio:9.2f}x   {low:.2f} to {high:.2f}")
+    keys = results["lone"][0].keys()
+    latency = {key: harness.spread([round_[key] for round_ in results["lone"]]) for key in keys}
+    rows.append({"row": "lone request", **latency})
+    for way in ("submit", "await"):
+        added = [round_[f"{way}_p50_us"] - round_["direct_p50_us"] for round_ in results["lone"]]
+        rows[-1][f"{way}_added_p50_us"] = harness.spread(added)
+        print(
+            f"lone request, {way}: {statistics.median(added):.0f} us more than the direct call's "
+            f"{latency['direct_p50_us']['median']:.0f} us (p50; {min(added):.0f} to {max(added):.0f})"
+        )
+    print(f"wrote {harness.save('batching', rows, options.json)}")
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, child, parent)

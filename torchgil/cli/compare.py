@@ -1,0 +1,193 @@
+"""`torchgil compare`: threads against processes on the user's own model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+from torchgil._version import __version__
+from torchgil.cli import needs
+from torchgil.serving.compare import Result, best, compare, recommend
+from torchgil.serving.contenders import Contender, contenders
+from torchgil.serving.subject import BUILTIN
+from torchgil.threads import usable_cores
+
+__all__ = ["main"]
+
+FORMAT_VERSION = 1
+
+EXAMPLES = """
+The factory takes nothing and returns (callable or nn.Module, example_inputs):
+
+    def factory():
+        return MyModel().eval(), (torch.randn(1, 3, 224, 224),)
+
+examples:
+  torchgil compare                                 a built-in transformer with 101 MB of weights
+  torchgil compare app.models:factory --quick
+  torchgil compare serve.py:factory --workers 4 --json out.json --plot out.png
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print the table and the recommendation; 1 where nothing could be measured."""
+    options = _parse(argv)
+    needs("psutil", *(["matplotlib"] if options.plot else []))
+    cores = usable_cores()
+    workers = options.workers or max(2, cores)
+    rows = contenders(workers, cores, quick=options.quick)
+    seconds = options.seconds or (1.0 if options.quick else 4.0)
+    done = 0
+
+    def started(contender: Contender) -> None:
+        nonlocal done
+        _progress(done, len(rows), contender.name)
+        done += 1
+
+    results = compare(
+        rows,
+        options.factory,
+        in_flight=options.in_flight or 4 * workers,
+        seconds=seconds,
+        timeout=options.timeout,
+        started=started,
+    )
+    _progress(len(rows), len(rows), "")
+    print(_table(results))
+    print()
+    print(_errors(results) + recommend(results))
+    if options.json:
+        machine = {"cores": cores, "python": platform.python_version(), "torchgil": __version__}
+        data = {"format": "torchgil-compare", "version": FORMAT_VERSION, "machine": machine}
+        rows_data = [result.to_dict() for result in results]
+        Path(options.json).write_text(json.dumps({**data, "rows": rows_data}, indent=1) + "\n")
+    if options.plot:
+        _plot(results, options.plot)
+    return 0 if best(results) else 1
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="torchgil compare",
+        description="Measure threads, processes, nogil, asyncio and batching on one model, side by side.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "factory", nargs="?", default=BUILTIN, metavar="MODULE:FACTORY", help="also FILE.py:FACTORY"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="K", help="threads and processes (default: usable cores, 2 at least)"
+    )
+    parser.add_argument(
+        "--in-flight", type=int, metavar="N", help="requests asked for at a time (default: 4 per worker)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="load per configuration (default 4, with --quick 1)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="give a configuration up (default 600)"
+    )
+    parser.add_argument("--quick", action="store_true", help="no grid of workers x intra-op threads")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--plot", metavar="FILE", help="draw throughput against memory")
+    options = parser.parse_args(argv)
+    for name in ("workers", "in_flight", "seconds", "timeout"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name.replace('_', '-')} must be more than 0, got {value}")
+    return options
+
+
+def _progress(done: int, total: int, name: str) -> None:
+    if not sys.stderr.isatty():
+        return
+    bar = "#" * (20 * done // total)
+    sys.stderr.write("\r\x1b[K" + (f"[{bar:20}] {done + 1}/{total} {name}" if name else ""))
+    sys.stderr.flush()
+
+
+_COLUMNS = (
+    "",
+    "start s",
+    "req/s",
+    "p50 ms",
+    "p99 ms",
+    "USS MB",
+    "PSS MB",
+    "pickled B",
+    "shared B",
+    "GIL wait",
+)
+
+
+def _table(results: list[Result]) -> str:
+    chosen = best(results)
+    lines: list[tuple[str, ...]] = [_COLUMNS]
+    for result in results:
+        name = ("* " if result is chosen else "  ") + result.contender.name
+        figures = result.figures
+        if figures is None:
+            lines.append((name, "failed", *[""] * 8))
+            continue
+        pss = "" if figures.pss_mb is None else f"{figures.pss_mb:.0f}"
+        wait = "" if figures.gil_wait_share is None else f"{figures.gil_wait_share:.1%}"
+        lines.append(
+            (
+                name,
+                f"{figures.start_up_s:.2f}",
+                f"{figures.requests_per_s:.1f}",
+                f"{figures.p50_s * 1e3:.1f}",
+                f"{figures.p99_s * 1e3:.1f}",
+                f"{figures.uss_mb:.0f}",
+                pss,
+                str(figures.pickled_bytes),
+                str(figures.shared_bytes),
+                wait,
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*text, "* the highest throughput; among those within 5 % of it, the least memory"])
+
+
+def _errors(results: list[Result]) -> str:
+    names: dict[str, list[str]] = {}
+    for result in results:
+        if result.figures is None:
+            names.setdefault(result.error, []).append(result.contender.name)
+    return "".join(f"failed: {'; '.join(failed)}\n{error}\n\n" for error, failed in names.items())
+
+
+def _plot(results: list[Result], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    chosen = best(results)
+    colours = {"single": "tab:gray", "threads": "tab:blue", "processes": "tab:red", "shared": "tab:orange"}
+    for result in results:
+        figures = result.figures
+        if figures is None:
+            continue
+        memory = figures.uss_mb if figures.pss_mb is None else figures.pss_mb
+        size = 160 if result is chosen else 50
+        axes.scatter(memory, figures.requests_per_s, s=size, c=colours[result.contender.kind], zorder=2)
+        point = (memory, figures.requests_per_s)
+        axes.annotate(result.contender.name, point, (7, 3), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="memory of all processes, MB", ylabel="requests per second", title="Up and left is better"
+    )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,236 @@
+"""The ways of serving one model that `torchgil compare` sets side by side."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from torchgil.serving.batcher import Batcher
+from torchgil.serving.pool import ThreadPool
+from torchgil.serving.subject import Subject, load
+
+__all__ = ["Contender", "Serving", "contenders", "moved_bytes", "start"]
+
+BATCH_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One configuration.
+
+    Attributes:
+        kind: "single" (a loop), "threads", "processes" or "shared" (processes, weights in shared memory).
+        workers: Threads or processes.
+        intra_op_threads: Threads one op may use in each.
+        nogil: The model is compiled by `torchgil.nogil`.
+        asyncio: Requests are awaited on an event loop.
+        batching: Requests pass through a `Batcher`.
+    """
+
+    kind: str
+    workers: int = 1
+    intra_op_threads: int = 1
+    nogil: bool = False
+    asyncio: bool = False
+    batching: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        threads = f"{self.workers} x {self.intra_op_threads} threads"
+        what = {
+            "single": f"1 thread, {self.intra_op_threads} intra-op",
+            "threads": threads,
+            "processes": f"{self.workers} processes",
+            "shared": f"{self.workers} processes, shared weights",
+        }[self.kind]
+        extras = [word for word in ("nogil", "asyncio", "batching") if getattr(self, word)]
+        return ", ".join([what, *(extras or (["eager"] if self.kind == "threads" else []))])
+
+
+def contenders(workers: int, cores: int, *, quick: bool) -> list[Contender]:
+    """What to compare on `cores` cores with up to `workers` workers.
+
+    Example:
+        >>> [c.name for c in contenders(2, 2, quick=True)][:3]
+        ['1 thread, 1 intra-op', '2 x 1 threads, eager', '2 x 1 threads, nogil']
+    """
+    share = max(1, cores // workers)
+    rows = [
+        Contender("single", 1, share),
+        Contender("threads", workers, share),
+        Contender("threads", workers, share, nogil=True),
+        Contender("processes", workers, share),
+        Contender("shared", workers, share),
+        Contender("threads", workers, share, nogil=True, asyncio=True),
+        Contender("threads", workers, share, batching=True),
+        Contender("threads", workers, share, nogil=True, batching=True),
+    ]
+    if not quick:
+        grid = [(w, n) for w in sorted({1, workers, 2 * workers}) for n in sorted({1, share, cores})]
+        rows += [Contender("single", 1, cores)] if cores != share else []
+        rows += [Contender("threads", w, n, nogil=True) for w, n in grid if (w, n) != (workers, share)]
+    return rows
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A contender ready to serve: one request at a time in the calling thread, by futures, or awaited."""
+
+    submit: Callable[[], Future[Any]] | None
+    close: Callable[[], None]
+    answer: Callable[[], Any] | None = None
+    ask: Callable[[], Awaitable[Any]] | None = None
+
+
+def start(contender: Contender, factory: str) -> Serving:
+    """Build the model and the workers, and answer a request in each worker."""
+    if contender.kind in ("processes", "shared"):
+        return _start_processes(contender, factory)
+    subject = load(factory)
+    if contender.kind == "single":
+        return _start_single(contender, subject)
+    pool = ThreadPool(
+        contender.workers, intra_op_threads=contender.intra_op_threads, inference_mode=not contender.nogil
+    )
+    if contender.batching:
+        return _start_batcher(contender, subject, pool)
+    target = _nogil(subject) if contender.nogil else subject.target
+    args, kwargs = subject.request
+    _answer_in_each(pool, contender.workers, target, args, kwargs)
+    if contender.asyncio:
+        return Serving(None, pool.shutdown, ask=lambda: pool.run(target, *args, **kwargs))
+    return Serving(lambda: pool.submit(target, *args, **kwargs), pool.shutdown)
+
+
+def _start_single(contender: Contender, subject: Subject) -> Serving:
+    torch.set_num_threads(contender.intra_op_threads)
+
+    def answer() -> Any:
+        with torch.inference_mode():
+            return subject.call()
+
+    answer()
+    return Serving(None, lambda: None, answer=answer)
+
+
+def _answer_in_each(
+    pool: Executor, workers: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    # As many at once as there are workers, twice: the first answers make the second meet them all awake.
+    for _ in range(2):
+        for future in [pool.submit(fn, *args, **kwargs) for _ in range(workers)]:
+            future.result()
+
+
+def _nogil(subject: Subject, *, any_rows: bool = False) -> Callable[..., Any]:
+    if not isinstance(subject.target, torch.nn.Module):
+        raise TypeError(
+            f"torchgil.nogil takes an nn.Module, the factory made a {type(subject.target).__name__}"
+        )
+    nogil = importlib.import_module("torchgil.forward.nogil").nogil
+    compiled: Callable[..., Any]
+    if not any_rows:
+        compiled = nogil(subject.target, subject.args, subject.kwargs)
+        return compiled
+    if subject.kwargs:
+        raise TypeError("batches of any size need a model called with positional arguments alone")
+    # Two rows as the example: a size of one would be taken for a constant.
+    two = tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, subject.args
+    )
+    rows = torch.export.Dim("rows", max=4096)
+    shapes = tree_map(lambda leaf: {0: rows} if isinstance(leaf, torch.Tensor) else None, subject.args)
+    compiled = nogil(subject.target, two, dynamic_shapes=shapes)
+    return compiled
+
+
+def _another(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return leaf * 2 + 1 if leaf.is_floating_point() else leaf.flip(-1)  # indices must stay in range
+
+
+def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool) -> Serving:
+    target = _nogil(subject, any_rows=True) if contender.nogil else subject.target
+
+    def call(request: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        args, kwargs = request
+        return target(*args, **kwargs)
+
+    batcher = Batcher(call, executor=pool, concurrency=contender.workers, max_batch_size=BATCH_ROWS)
+
+    def close() -> None:
+        batcher.shutdown()
+        pool.shutdown()
+
+    try:
+        # A model whose rows depend on each other must not be batched: beside another request, and alone.
+        with torch.inference_mode():
+            alone = subject.call()
+        answer, _ = batcher.map([subject.request, tree_map(_another, subject.request)])
+        torch.testing.assert_close(answer, alone, rtol=1e-3, atol=1e-3)
+    except BaseException:
+        close()
+        raise
+    return Serving(lambda: batcher.submit(subject.request), close)
+
+
+# In a worker process: its own subject, or the one it was handed.
+_subject: Subject | None = None
+
+
+def _start_worker(factory: str, intra_op_threads: int, handed: Subject | None) -> None:
+    global _subject
+    torch.set_num_threads(intra_op_threads)
+    _subject = load(factory) if handed is None else handed
+
+
+def _answer_in_worker(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    assert _subject is not None
+    with torch.inference_mode():
+        return _subject.target(*args, **kwargs)
+
+
+def _start_processes(contender: Contender, factory: str) -> Serving:
+    subject = load(factory)
+    handed = None
+    if contender.kind == "shared":
+        if not isinstance(subject.target, torch.nn.Module):
+            raise TypeError(
+                f"weights can be shared of an nn.Module, not of a {type(subject.target).__name__}"
+            )
+        subject.target.share_memory()
+        handed = subject
+    pool = ProcessPoolExecutor(
+        contender.workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(factory, contender.intra_op_threads, handed),
+    )
+    args, kwargs = subject.request
+    try:
+        _answer_in_each(pool, contender.workers, _answer_in_worker, (args, kwargs), {})
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    return Serving(lambda: pool.submit(_answer_in_worker, args, kwargs), pool.shutdown)
+
+
+def moved_bytes(factory: str) -> tuple[int, int]:
+    """Bytes pickled per request and result, and bytes that torch moves beside them in shared memory."""
+    subject = load(factory)
+    with torch.inference_mode():
+        result = subject.call()
+    leaves = tree_leaves((subject.request, result))
+    shared = sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+    pickled = sum(len(ForkingPickler.dumps(part)) for part in ((_answer_in_worker, subject.request), result))
+    return pickled, shared

@@ -1,0 +1,87 @@
+"""The user's model, loaded from its name: the same way in every process of a comparison."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+__all__ = ["Subject", "load"]
+
+BUILTIN = "torchgil.serving.builtin:transformer"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a callable or module, and the inputs of one request."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def request(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs as one pytree."""
+        return self.args, self.kwargs
+
+    def call(self) -> Any:
+        """Answer one request."""
+        return self.target(*self.args, **self.kwargs)
+
+
+def load(name: str) -> Subject:
+    """Call the factory `MODULE:FACTORY` or `FILE.py:FACTORY`.
+
+    Args:
+        name: The module is looked for from the current directory on. The factory takes nothing and returns
+            `(callable or nn.Module, example_inputs)`; inputs are a tuple of arguments, a dict of keyword
+            arguments, or one argument.
+
+    Raises:
+        ValueError, TypeError: A name or a return value of another form; otherwise what the factory raises.
+
+    Example:
+        >>> load("torchgil.serving.builtin:transformer").call().shape
+        torch.Size([1, 50, 512])
+    """
+    module_name, colon, factory_name = name.rpartition(":")
+    if not colon or not module_name or not factory_name:
+        raise ValueError(f"name the factory as MODULE:FACTORY or FILE.py:FACTORY, got {name!r}")
+    factory = getattr(_module(module_name), factory_name, None)
+    if factory is None:
+        raise ValueError(f"{module_name} has no {factory_name}")
+    made = factory()
+    if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]):
+        raise TypeError(
+            f"{name} must return (callable or nn.Module, example_inputs), got {type(made).__name__}"
+        )
+    target, inputs = made
+    if isinstance(target, torch.nn.Module):
+        target.eval()
+    if isinstance(inputs, dict):
+        return Subject(target, (), inputs)
+    return Subject(target, inputs if isinstance(inputs, tuple) else (inputs,), {})
+
+
+def _module(name: str) -> ModuleType:
+    if not name.endswith(".py"):
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        return importlib.import_module(name)
+    stem = Path(name).stem
+    if stem in sys.modules:
+        return sys.modules[stem]
+    spec = importlib.util.spec_from_file_location(stem, name)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[stem] = module
+    spec.loader.exec_module(module)
+    return module

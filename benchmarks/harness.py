@@ -118,7 +118,10 @@ def save(name: str, rows: Any, path: str | None = None) -> Path:
 
 
 def main(
-    doc: str | None, child: Callable[[dict[str, Any]], Any], parent: Callable[[argparse.Namespace], None]
+    doc: str | None,
+    child: Callable[[dict[str, Any]], Any],
+    parent: Callable[[argparse.Namespace], None],
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
     """The command line of a benchmark: the parent's, or with --child one configuration's."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,6 +131,7 @@ def main(
         "--json", metavar="FILE", help="where to write the results (default benchmarks/results/)"
     )
     parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
+    add_options(parser)
     options = parser.parse_args()
     if options.child is not None:
         print(json.dumps(child(json.loads(options.child))))

@@ -23,26 +23,28 @@ inline constexpr double kForEver = std::numeric_limits<double>::infinity();
 
 /// Elements of a dense CPU tensor; infinite for any other, and for symbols.
 inline double elements(const at::Tensor& t) {
-  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_nested()) {
+  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_nested() ||
+      t.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
     return kForEver;
   }
-  const auto numel = t.sym_numel().maybe_as_int();
-  return numel.has_value() ? static_cast<double>(*numel) : kForEver;
+  return static_cast<double>(t.numel());
 }
 
 inline double bytes(const at::Tensor& t) {
   return elements(t) * static_cast<double>(t.itemsize());
 }
 
-inline double add(const at::Tensor& a, const at::Tensor& b, const at::Scalar&) {
+inline double add(
+    const at::Tensor& a, const at::Tensor& b, const at::Scalar& /*alpha*/) {
   // Read both, write the larger: a broadcast of both against each other, an
   // outer sum, multiplies out.
-  const double larger = std::max(bytes(a), bytes(b));
-  const bool outer = a.dim() > 0 && b.dim() > 0 && a.sizes() != b.sizes();
-  const double out = outer && std::isfinite(larger)
-      ? std::max(larger, std::min(elements(a) * elements(b), 1e12))
-      : larger;
-  return (bytes(a) + bytes(b) + out) / kBytesPerSecond;
+  const double read_a = bytes(a), read_b = bytes(b);
+  double written = std::max(read_a, read_b);
+  if (std::isfinite(written) && a.dim() > 0 && b.dim() > 0 &&
+      a.sizes() != b.sizes()) {
+    written = std::max(written, elements(a) * elements(b));
+  }
+  return (read_a + read_b + written) / kBytesPerSecond;
 }
 
 inline double matmul(const at::Tensor& a, const at::Tensor& b) {

@@ -15,6 +15,10 @@ namespace torchgil::kernels {
 // Elementwise and matrix product: ATen's own, on any device.
 at::Tensor add(
     const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha);
+/// The same where both are dense CPU tensors: ATen's kernel without a second
+/// dispatch.
+at::Tensor add_cpu(
+    const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha);
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
 
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and

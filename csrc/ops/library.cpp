@@ -191,6 +191,7 @@ TORCH_LIBRARY_IMPL(torchgil, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(torchgil, CPU, m) {
+  m.impl("add", &kernels::add_cpu);
   m.impl("rms_norm", &kernels::rms_norm_cpu);
   m.impl("rms_norm_backward", &kernels::rms_norm_backward_cpu);
   m.impl("nms", &kernels::nms_cpu);

@@ -7,11 +7,13 @@ are measured in the same process, in turn, and compared there.
 
 `python loop` is the row that must not scale. What is unfair: spin touches no memory,
 so nothing but the cores can limit it; matmul shares caches and memory bandwidth; and
-two threads heat two cores, which lowers the clock on some machines.
+two threads heat two cores, which lowers the clock on some machines. `others` is how
+many cores other processes took meanwhile (Linux): with 1 of 2 gone nothing can scale.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
@@ -71,6 +73,17 @@ def run(work: Callable[[], float], threads: int, calls: int) -> tuple[float, flo
     return sum(done for done, _, _ in results), seconds
 
 
+def others_seconds() -> float:
+    """CPU seconds that all other processes, and the host, have used so far; 0 where unknown."""
+    try:
+        with open("/proc/stat") as stat:
+            user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    except OSError:
+        return 0.0
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:2])
+
+
 def child(configuration: dict[str, Any]) -> dict[str, Any]:
     work = unit(configuration["op"])
     work()
@@ -78,12 +91,14 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     work()
     calls = max(2, round(configuration["seconds"] / (time.perf_counter() - begin)))
     samples: dict[int, list[tuple[float, float]]] = {threads: [] for threads in THREADS}
+    others, begin = others_seconds(), time.perf_counter()
     for _ in range(configuration["repeats"]):
         for threads in THREADS:
             samples[threads].append(run(work, threads, calls))
     rates = {threads: [done / seconds for done, seconds in samples[threads]] for threads in THREADS}
     return {
         "calls": calls,
+        "others": (others_seconds() - others) / (time.perf_counter() - begin),
         "seconds": [statistics.median(seconds for _, seconds in samples[threads]) for threads in THREADS],
         "speedup": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
     }
@@ -113,6 +128,7 @@ def parent(options: Any) -> None:
             "op": op,
             "calls": harness.spread([one["calls"] for one in rounds]),
             "speedup": harness.spread([one["speedup"] for one in rounds]),
+            "others": harness.spread([one["others"] for one in rounds]),
             **{
                 f"seconds_{threads}": harness.spread([one["seconds"][i] for one in rounds])
                 for i, threads in enumerate(THREADS)
@@ -125,7 +141,7 @@ def parent(options: Any) -> None:
         print(
             f"{row['op']:16} 1 thread {row['seconds_1']['median']:.3f} s   2 threads "
             f"{row['seconds_2']['median']:.3f} s   {speedup['median']:.2f}x "
-            f"({speedup['min']:.2f} to {speedup['max']:.2f})"
+            f"({speedup['min']:.2f} to {speedup['max']:.2f})   others {row['others']['median']:.2f} cores"
         )
     print(harness.save("scaling", rows, options.json))
 

@@ -4,7 +4,7 @@ Runs what `torchgil compare` runs, on its built-in model: a transformer with 101
 102 KB. Timed: start-up from an interpreter with torch imported to every worker having answered; then requests
 for some seconds, with four in flight per worker. Each way has a fresh process; rounds visit all ways in turn.
 
-Unfair: both ways have the machine to themselves; `torch.export`, which `nogil` needs once, counts as start-up;
+Unfair: both ways have the machine to themselves; `torch.export`, needed once by `nogil`, counts as start-up;
 processes start from `spawn`, which imports torch in each, as a server that may not fork does.
 """
 

@@ -1,12 +1,12 @@
 """What do intra-op limits and a shorter switch interval give a server, and what do they cost?
 
-Oversubscription: workers x intra-op threads, each worker multiplying 512 x 512 matrices; products per second of
-all. Set with `torchgil.ThreadPool`, in a fresh process each.
+Oversubscription: workers x intra-op threads, each worker multiplying 512 x 512 matrices; products per second
+of all. Set with `torchgil.ThreadPool`, in a fresh process each.
 
-Switch interval: the p50 of an eager forward (four layers of width 128, 64 tokens) on a pool of one worker beside
-a thread that is busy in Python, and that thread's own loops per second, at the interpreter's 5 ms and at shorter
-intervals; the same under `torchgil.nogil`. How long a thread takes to wake decides how often a short release
-loses the GIL (`torchgil doctor` measures it): where it is long, the loss at 5 ms is smaller.
+Switch interval: the p50 of an eager forward (four layers of width 128, 64 tokens) on a pool of one worker
+beside a thread that is busy in Python, and that thread's own loops per second, at the interpreter's 5 ms and
+at shorter intervals; the same under `torchgil.nogil`. How long a thread takes to wake decides how often a
+short release loses the GIL (`torchgil doctor` measures it): where it is long, the loss at 5 ms is smaller.
 
 Timed: the second of load after a warm-up. Unfair: the busy thread never waits; a real one does.
 """

@@ -32,7 +32,9 @@ void on_end(const at::RecordFunction& op, at::ObserverContext*) {
   const int64_t now = now_ns();
   WriteSection r;
   if (r) {
-    r->push(now, EventKind::kOpEnd, r->intern(op.name()));
+    // An op ends where it began, after those inside it, and needs no name to
+    // be found again; only an asynchronous one may end on another thread.
+    r->push(now, EventKind::kOpEnd, op.isAsync() ? r->intern(op.name()) : 0);
   }
 }
 

@@ -105,6 +105,23 @@ def test_a_hold_over_the_limit_is_exit_code_3_with_the_culprit_named(script, pol
         assert "torchgil::spin: up to 50." in done.stderr
 
 
+def test_a_line_that_is_no_op_and_held_too_long_is_named(script):
+    path = script("""
+        n = list(range(5_000_000))
+        n[::2] = reversed(n[::2])
+        print(sorted(n)[-1])  # the culprit
+    """)
+    done = audit("--fail-if-held", "100ms", path)
+    assert done.returncode == 3, done.stderr
+    assert "script.py:4 in <module>: print(sorted(n)[-1])" in done.stderr
+
+
+def test_a_script_of_pure_python_does_not_hold_too_long(script):
+    path = script("x = 0\nfor i in range(5_000_000):\n    x += i\n")
+    done = audit("--fail-if-held", "50ms", path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_script_that_fails_keeps_its_exit_code_even_if_it_held_too_long(script):
     path = script("import sys, torchgil; torchgil.held.spin(0.05); sys.exit(9)")
     assert audit("--fail-if-held", "5ms", path).returncode == 9

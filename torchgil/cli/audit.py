@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torchgil.cli import needs, script
 
 if TYPE_CHECKING:
+    from torchgil.tracing import LongHold
     from torchgil.tracing.report import Report
 
 __all__ = ["main"]
@@ -40,14 +43,15 @@ def main(argv: list[str]) -> int:
     from torchgil.tracing.trace import trace
 
     pid = os.getpid()
-    with trace(max_events=options.max_events) as t:
-        code = script.run(options.script, options.module)
+    with _watching(options.fail_if_held) as long_holds:
+        with trace(max_events=options.max_events) as t:
+            code = script.run(options.script, options.module)
     if os.getpid() != pid:
         return code  # a fork of the script's that ran to its end: the trace is its parent's
     report = t.report()
     _write(report, options)
     if options.fail_if_held:
-        found = _culprits(report, options.fail_if_held)
+        found = _culprits(report, long_holds, options.fail_if_held)
         if found:
             lines = "\n".join(f"  {line}" for line in found)
             print(f"\ntorchgil: the GIL was held too long:\n{lines}", file=sys.stderr)
@@ -71,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "--fail-if-held",
         metavar="TIME",
         type=_duration,
-        help="exit code 3 if an op held the GIL for so long (such as 5ms), for CI",
+        help="exit code 3 if an op held the GIL for so long (such as 5ms), or a line (twice the switch "
+        "interval at least, 10ms), for CI",
     )
     parser.add_argument(
         "--max-events",
@@ -92,15 +97,31 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _culprits(report: Report, limit_s: float) -> list[str]:
+@contextlib.contextmanager
+def _watching(limit_s: float | None) -> Iterator[list[LongHold]]:
+    """With a limit, the watchdog beside the trace: it knows the lines of what is no op."""
+    holds: list[LongHold] = []
+    if limit_s is None:
+        yield holds
+        return
+    from torchgil.tracing import Watchdog
+
+    # A shorter hold it cannot tell from the turn that every Python thread has.
+    threshold = max(limit_s, 2 * sys.getswitchinterval())
+    with Watchdog(threshold, on_hold=holds.append, max_holds=100_000):
+        yield holds
+
+
+def _culprits(report: Report, long_holds: list[LongHold], limit_s: float) -> list[str]:
     from torchgil.tracing.text import COMPILED_REGION, duration
 
-    return [
+    ops = [
         f"{op.name}: up to {duration(op.longest_hold_s)}, "
         f"{op.calls_held} of {op.calls} calls entered with the GIL held"
         for op in report.ops
         if op.longest_hold_s >= limit_s and (not op.user_scope or op.name.startswith(COMPILED_REGION))
     ]
+    return ops + [str(hold) for hold in long_holds]
 
 
 def _write(report: Report, options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ class Kind(IntEnum):
     ACQUIRE = 4
     OP_START = 5
     OP_START_HELD = 6
-    OP_END = 7
+    OP_END = 7  # of the innermost open op; with a name, of the innermost of that name
     MARK = 8
     THREAD_END = 9
     SCOPE_START = 10  # as OP_START, of a user's record_function
@@ -113,12 +113,52 @@ class Recording:
     notes: tuple[str, ...] = ()
 
     def name_at(self, offset: int) -> str:
+        """The name that an event's offset stands for; "" for 0."""
         end = self.name_table.find(b"\0", offset)
         return self.name_table[offset:end].decode(errors="replace")
 
     @property
     def events(self) -> int:
         return sum(len(thread.times_ns) for thread in self.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOp:
+    """An op that has started."""
+
+    name: str
+    start_ns: int
+    held: bool  # the GIL was held by its thread then
+    user_scope: bool
+
+
+class OpStack:
+    """The open ops of one thread, the innermost last."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._names: dict[int, str] = {}
+        self.ops: list[OpenOp] = []
+
+    def start(self, time_ns: int, kind: int, offset: int) -> OpenOp:
+        op = OpenOp(self._name(offset), time_ns, kind in HELD_STARTS, kind in SCOPE_STARTS)
+        self.ops.append(op)
+        return op
+
+    def end(self, offset: int) -> OpenOp | None:
+        """The op that ends; None if its start was not seen here."""
+        name = self._name(offset)
+        if not self.ops or (name and all(op.name != name for op in self.ops)):
+            return None
+        while name and self.ops[-1].name != name:
+            self.ops.pop()  # these end on another thread
+        return self.ops.pop()
+
+    def _name(self, offset: int) -> str:
+        name = self._names.get(offset)
+        if name is None:
+            name = self._names[offset] = self._recording.name_at(offset)
+        return name
 
 
 _NEXT = {

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from torchgil.tracing.recording import (
-    HELD_STARTS,
-    SCOPE_STARTS,
     STARTS,
     Kind,
+    OpenOp,
+    OpStack,
     Recording,
     Segment,
     State,
@@ -281,55 +281,50 @@ class _Ops:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._totals: defaultdict[str, _Totals] = defaultdict(_Totals)
-        self._names: dict[int, str] = {}
-
-    def _name(self, offset: int) -> str:
-        name = self._names.get(offset)
-        if name is None:
-            name = self._names[offset] = self._recording.name_at(offset)
-        return name
 
     def add_thread(self, thread: ThreadRecording, segments: list[Segment]) -> dict[str, float]:
         """Adds one thread's ops; returns the time it waited in windows, by the op that ran in them."""
         clock = _Clock(segments)
-        open_ops: list[tuple[str, int, list[int], int]] = []  # name, start, clock there, segment there
+        stack = OpStack(self._recording)
+        starts: list[tuple[list[int], int]] = []  # of the open ops: the clock, and the segment
         ends: list[tuple[int, str]] = []  # of the outermost ops
         limit = self._recording.complete_until_ns
         for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
             if time_ns >= limit:
                 break
             if kind in STARTS:
-                name = self._name(offset)
-                totals = self._totals[name]
+                op = stack.start(time_ns, kind, offset)
+                totals = self._totals[op.name]
                 totals.calls += 1
-                totals.calls_held += kind in HELD_STARTS
-                totals.user_scope = kind in SCOPE_STARTS
-                open_ops.append((name, time_ns, clock.at(time_ns), clock.index))
+                totals.calls_held += op.held
+                totals.user_scope = op.user_scope
+                starts.append((clock.at(time_ns), clock.index))
             elif kind == Kind.OP_END:
-                name = self._name(offset)
-                if not any(op[0] == name for op in open_ops):
-                    continue  # it started before the trace, or on another thread
-                while open_ops[-1][0] != name:
-                    open_ops.pop()  # ended on another thread
-                self._close(open_ops, time_ns, clock)
-                if not open_ops:
-                    ends.append((time_ns, name))
+                ended = stack.end(offset)
+                if ended:
+                    self._close(ended, stack, starts[len(stack.ops)], time_ns, clock)
+                    del starts[len(stack.ops) :]
+                    if not stack.ops:
+                        ends.append((time_ns, ended.name))
         last_ns = segments[-1][1] if segments else limit
-        while open_ops:  # still running when the trace, or its buffer, ended
-            self._close(open_ops, last_ns, clock)
+        while stack.ops:  # still running when the trace, or its buffer, ended
+            ended = stack.ops.pop()
+            self._close(ended, stack, starts.pop(), last_ns, clock)
         return self._attribute_waits(ends, segments)
 
-    def _close(self, open_ops: list[tuple[str, int, list[int], int]], time_ns: int, clock: _Clock) -> None:
-        name, start_ns, before, first = open_ops.pop()
-        if any(op[0] == name for op in open_ops):
+    def _close(
+        self, op: OpenOp, outer: OpStack, start: tuple[list[int], int], time_ns: int, clock: _Clock
+    ) -> None:
+        if any(o.name == op.name for o in outer.ops):
             return  # inside a call of itself, which counts this time
-        totals = self._totals[name]
-        totals.wall += time_ns - start_ns
+        before, first = start
+        totals = self._totals[op.name]
+        totals.wall += time_ns - op.start_ns
         for state, (now, then) in enumerate(zip(clock.at(time_ns), before, strict=True)):
             totals.states[state] += now - then
-        for start, end, state in clock.segments[first : clock.index + 1]:
+        for begin, end, state in clock.segments[first : clock.index + 1]:
             if state is State.HELD:
-                held = min(end, time_ns) - max(start, start_ns)
+                held = min(end, time_ns) - max(begin, op.start_ns)
                 totals.longest_hold = max(totals.longest_hold, held)
 
     def _attribute_waits(self, ends: list[tuple[int, str]], segments: list[Segment]) -> dict[str, float]:

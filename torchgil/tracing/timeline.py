@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from torchgil.tracing.recording import HELD_STARTS, STARTS, Kind, Recording, Segment, State, ThreadRecording
+from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
 if TYPE_CHECKING:
     from torchgil.tracing.report import Report
@@ -29,24 +29,19 @@ _STATES = {
 
 def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[int, int, str, int, bool]]:
     """Each op call of one thread: start_ns, end_ns, name, depth, entered with the GIL held."""
-    open_ops: list[tuple[int, int, bool]] = []
+    stack = OpStack(recording)
     limit = recording.complete_until_ns
     for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
         if time_ns >= limit:
             break
         if kind in STARTS:
-            open_ops.append((time_ns, offset, kind in HELD_STARTS))
-        elif kind == Kind.OP_END and open_ops:
-            name = recording.name_at(offset)
-            if not any(recording.name_at(op[1]) == name for op in open_ops):
-                continue
-            while recording.name_at(open_ops[-1][1]) != name:
-                open_ops.pop()
-            start_ns, _, held = open_ops.pop()
-            yield start_ns, time_ns, name, len(open_ops), held
-    while open_ops:
-        start_ns, offset, held = open_ops.pop()
-        yield start_ns, limit, recording.name_at(offset), len(open_ops), held
+            stack.start(time_ns, kind, offset)
+        elif kind == Kind.OP_END:
+            op = stack.end(offset)
+            if op:
+                yield op.start_ns, time_ns, op.name, len(stack.ops), op.held
+    for depth, op in enumerate(stack.ops):  # still open at the end
+        yield op.start_ns, limit, op.name, depth, op.held
 
 
 def chrome_trace(report: Report, *, ops: bool = True) -> dict[str, Any]:

@@ -1,0 +1,236 @@
+"""What does the trace cost, next to torch.profiler, py-spy and gilknocker?
+
+Question 1: the forward of a 4-layer transformer encoder (d=128, 2x32 tokens, inference
+mode, one intra-op thread) with the tool running, over the same without it. In each fresh
+process blocks of forwards without and with the tool take turns, so that drift of the
+machine meets both; a process's figure is the median of its blocks' ratios. Inside the
+timed region: the forward alone. Starting and stopping the tool, and turning its record
+into a report, are outside.
+
+Question 2: what the trace adds to one release and reacquire: what `released.spin(0)`
+takes over `held.spin(0)`, traced, less the same untraced. Both are the same op, so that
+its own events cancel out.
+
+Rows "none" (the tool is nothing) and "after a trace" (one was run, and ended, before the
+blocks with it) show the noise, and what is left behind. Unfair: torch.profiler sees no
+GIL, py-spy and gilknocker see no op; py-spy works in a process of its own, on the second
+core if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
+
+FORWARDS = 40
+BLOCKS = 7
+
+
+class _Nothing:
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class _Trace:
+    def start(self) -> None:
+        import torchgil
+
+        self._trace = torchgil.trace()
+        self._trace.__enter__()
+
+    def stop(self) -> None:
+        self._trace.__exit__(None, None, None)
+
+
+class _AfterTrace:
+    def start(self) -> None:
+        trace = _Trace()
+        trace.start()
+        trace.stop()
+
+    def stop(self) -> None: ...
+
+
+class _Profiler:
+    def start(self) -> None:
+        import torch
+
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        self._profiler = torch.profiler.profile(activities=activities)
+        self._profiler.__enter__()
+
+    def stop(self) -> None:
+        self._profiler.__exit__(None, None, None)
+
+
+class _PySpy:
+    def start(self) -> None:
+        import os
+
+        command = ["py-spy", "record", "--gil", "--rate", "100", "--duration", "60", "--format", "raw"]
+        self._process = subprocess.Popen(
+            [*command, "--output", os.devnull, "--pid", str(os.getpid())],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(1)  # it reads the process's symbols first
+        if self._process.poll() is not None:
+            raise RuntimeError(f"py-spy: {self._process.communicate()[1].decode()}")
+
+    def stop(self) -> None:
+        import signal
+
+        self._process.send_signal(signal.SIGINT)
+        self._process.communicate()
+
+
+class _Gilknocker:
+    def start(self) -> None:
+        from gilknocker import KnockKnock
+
+        self._knocker = KnockKnock(polling_interval_micros=1000)
+        self._knocker.start()
+
+    def stop(self) -> None:
+        self._knocker.stop()
+
+
+TOOLS: dict[str, Callable[[], Any]] = {
+    "none": _Nothing,
+    "after a trace": _AfterTrace,
+    "torchgil.trace": _Trace,
+    "torch.profiler": _Profiler,
+    "py-spy": _PySpy,
+    "gilknocker": _Gilknocker,
+}
+
+
+def _missing(tool: str) -> str | None:
+    """Why a peer cannot be measured here."""
+    import importlib.util
+    import shutil
+
+    if tool == "py-spy" and not shutil.which("py-spy"):
+        return "not installed: pip install py-spy"
+    if tool == "gilknocker" and not importlib.util.find_spec("gilknocker"):
+        return "not installed: pip install gilknocker"
+    return None
+
+
+def _forward() -> Callable[[], Any]:
+    import torch
+
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False).eval()
+    x = torch.randn(2, 32, 128)
+    return lambda: model(x)
+
+
+def child(configuration: dict[str, Any]) -> Any:
+    if configuration["question"] == "forward":
+        return _forward_ratio(configuration["tool"], configuration["blocks"])
+    return _pair_cost(configuration["blocks"])
+
+
+def _forward_ratio(name: str, blocks: int) -> dict[str, float]:
+    import torch
+
+    tool = TOOLS[name]()
+    forward = _forward()
+
+    def block() -> float:
+        times = []
+        for _ in range(FORWARDS):
+            start = time.perf_counter()
+            forward()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    ratios, without = [], []
+    with torch.inference_mode():
+        block()
+        for _ in range(blocks):
+            off = block()
+            tool.start()
+            forward()  # the first with the tool sets it up
+            on = block()
+            tool.stop()
+            ratios.append(on / off)
+            without.append(off)
+    return {"ratio": statistics.median(ratios), "forward_ms": statistics.median(without) * 1e3}
+
+
+def _pair_cost(blocks: int) -> dict[str, float]:
+    import torchgil
+
+    n = 3000
+
+    def pair() -> float:
+        def per_call(spin: Callable[[float], int]) -> float:
+            start = time.perf_counter_ns()
+            for _ in range(n):
+                spin(0)
+            return (time.perf_counter_ns() - start) / n
+
+        differences = [per_call(torchgil.released.spin) - per_call(torchgil.held.spin) for _ in range(15)]
+        return statistics.median(differences)
+
+    untraced, traced = [], []
+    pair()
+    for _ in range(blocks):
+        untraced.append(pair())
+        with torchgil.trace(max_events=2_000_000):
+            traced.append(pair())
+    return {
+        "untraced_ns": statistics.median(untraced),
+        "traced_ns": statistics.median(traced),
+        "added_ns": statistics.median(t - u for t, u in zip(traced, untraced, strict=True)),
+    }
+
+
+def parent(options: argparse.Namespace) -> None:
+    blocks = 1 if options.quick else BLOCKS
+    missing = {tool: why for tool in TOOLS if (why := _missing(tool))}
+    configurations = {
+        tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
+    }
+    configurations["pair"] = {"question": "pair", "blocks": blocks}
+    results = harness.interleave(__file__, configurations, rounds=options.rounds)
+    pairs = results.pop("pair")
+    rows: list[dict[str, Any]] = [
+        {
+            "question": "forward",
+            "tool": tool,
+            "ratio": harness.spread([r["ratio"] for r in rounds]),
+            "forward_ms": harness.spread([r["forward_ms"] for r in rounds]),
+        }
+        for tool, rounds in results.items()
+    ]
+    rows.append({"question": "pair", **{key: harness.spread([p[key] for p in pairs]) for key in pairs[0]}})
+    rows += [{"question": "forward", "tool": tool, "missing": why} for tool, why in missing.items()]
+    path = harness.save("tracing", rows, options.json)
+    for row in rows:
+        if "ratio" in row:
+            r = row["ratio"]
+            print(f"{row['tool']:15} {r['median']:.3f}x  ({r['min']:.3f} to {r['max']:.3f})")
+        elif "missing" in row:
+            print(f"{row['tool']:15} {row['missing']}")
+        else:
+            added = row["added_ns"]
+            print(
+                f"one release and reacquire: {row['untraced_ns']['median']:.0f} ns untraced, "
+                f"{added['median']:.0f} ns more traced ({added['min']:.0f} to {added['max']:.0f})"
+            )
+    print(f"written: {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, child, parent)

@@ -47,6 +47,7 @@ SOURCES = [
     "csrc/ops/witness.cpp",
     "csrc/tracing/bindings.cpp",
     "csrc/tracing/culprit.cpp",
+    "csrc/tracing/elf_slots.cpp",
     "csrc/tracing/event_log.cpp",
     "csrc/tracing/gil_events.cpp",
     "csrc/tracing/gil_holder.cpp",

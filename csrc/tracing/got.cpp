@@ -1,11 +1,9 @@
-// csrc/tracing/got.cpp: finds, redirects and restores GOT slots by symbol name.
+// csrc/tracing/got.cpp: redirects and restores GOT slots.
 #include "tracing/got.h"
 
-#if defined(__ELF__) && defined(__linux__) && \
-    (defined(__x86_64__) || defined(__aarch64__))
-#define TORCHGIL_GOT 1
-#include <elf.h>
-#include <link.h>
+#include "tracing/elf_slots.h"
+
+#ifdef TORCHGIL_GOT
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -38,52 +36,6 @@ std::vector<std::string> missed(const std::vector<Redirect>&, void*) {
 #else
 
 namespace {
-
-#if defined(__x86_64__)
-constexpr uint32_t kJumpSlot = R_X86_64_JUMP_SLOT;
-constexpr uint32_t kGlobDat = R_X86_64_GLOB_DAT;
-constexpr uint32_t kDataPointer = R_X86_64_64;
-#else
-constexpr uint32_t kJumpSlot = R_AARCH64_JUMP_SLOT;
-constexpr uint32_t kGlobDat = R_AARCH64_GLOB_DAT;
-constexpr uint32_t kDataPointer = R_AARCH64_ABS64;
-#endif
-
-struct Object {
-  uintptr_t base;
-  const ElfW(Phdr) * phdr;
-  int phdr_count;
-  std::string name;
-  bool operator==(const Object& o) const {
-    return base == o.base && phdr == o.phdr && name == o.name;
-  }
-  bool contains(uintptr_t address) const {
-    for (int i = 0; i < phdr_count; ++i) {
-      const auto& p = phdr[i];
-      if (p.p_type == PT_LOAD && address - base - p.p_vaddr < p.p_memsz) {
-        return true;
-      }
-    }
-    return false;
-  }
-};
-
-struct Slot {
-  void** address;
-  const char* symbol;
-  void* original;
-  void* replacement;
-  void* before;   // what to put back: resolved, or its lazy-binding stub
-  int protection; // of its page, as found
-  bool data_pointer;
-  bool redirected = false;
-};
-
-struct ScannedObject {
-  Object object;
-  bool interpreter;
-  std::vector<Slot> slots;
-};
 
 // What is loaded changes rarely, and libtorch alone has 300,000 relocations:
 // an object is scanned once, and again only if it was unloaded meanwhile.
@@ -150,132 +102,6 @@ bool exchange(Slot& slot, void* expected, void* value) {
   return done;
 }
 
-// The dynamic section's addresses are relocated by glibc, not by musl.
-template <typename T>
-T* at(const Object& object, uintptr_t address) {
-  return reinterpret_cast<T*>(
-      address < object.base ? object.base + address : address);
-}
-
-void scan_relocations(
-    ScannedObject& scanned,
-    const ElfW(Rela) * rela,
-    size_t count,
-    const ElfW(Sym) * symbols,
-    const char* strings,
-    const std::vector<Redirect>& redirects) {
-  for (size_t i = 0; i < count; ++i) {
-    const auto type = ELF64_R_TYPE(rela[i].r_info);
-    const auto symbol = ELF64_R_SYM(rela[i].r_info);
-    if (symbol == 0 ||
-        (type != kJumpSlot && type != kGlobDat && type != kDataPointer)) {
-      continue;
-    }
-    const char* name = strings + symbols[symbol].st_name;
-    if (name[0] != 'P' && name[0] != 'p' && name[0] != 'd') {
-      continue; // Py..., pthread_..., dlopen: a quick refusal of the rest
-    }
-    for (const auto& r : redirects) {
-      if ((!r.interpreter_only || scanned.interpreter) &&
-          std::strcmp(name, r.symbol) == 0 &&
-          !(type == kDataPointer && rela[i].r_addend != 0)) {
-        scanned.slots.push_back(
-            {reinterpret_cast<void**>(scanned.object.base + rela[i].r_offset),
-             r.symbol,
-             r.original,
-             r.replacement,
-             nullptr,
-             -1,
-             type == kDataPointer});
-      }
-    }
-  }
-}
-
-ScannedObject scan(
-    const Object& object,
-    const std::vector<Redirect>& redirects,
-    void* inside_interpreter) {
-  ScannedObject scanned{
-      object,
-      object.contains(reinterpret_cast<uintptr_t>(inside_interpreter)),
-      {}};
-  const ElfW(Dyn)* dynamic = nullptr;
-  for (int i = 0; i < object.phdr_count; ++i) {
-    if (object.phdr[i].p_type == PT_DYNAMIC) {
-      dynamic = reinterpret_cast<const ElfW(Dyn)*>(
-          object.base + object.phdr[i].p_vaddr);
-    }
-  }
-  uintptr_t jmprel = 0, rela = 0, symtab = 0, strtab = 0;
-  size_t jmprel_size = 0, rela_size = 0, relative_count = 0;
-  for (; dynamic && dynamic->d_tag != DT_NULL; ++dynamic) {
-    switch (dynamic->d_tag) {
-      case DT_JMPREL:
-        jmprel = dynamic->d_un.d_ptr;
-        break;
-      case DT_PLTRELSZ:
-        jmprel_size = dynamic->d_un.d_val;
-        break;
-      case DT_RELA:
-        rela = dynamic->d_un.d_ptr;
-        break;
-      case DT_RELASZ:
-        rela_size = dynamic->d_un.d_val;
-        break;
-      case DT_RELACOUNT:
-        relative_count = dynamic->d_un.d_val;
-        break;
-      case DT_SYMTAB:
-        symtab = dynamic->d_un.d_ptr;
-        break;
-      case DT_STRTAB:
-        strtab = dynamic->d_un.d_ptr;
-        break;
-    }
-  }
-  if (!symtab || !strtab) {
-    return scanned;
-  }
-  const auto* symbols = at<const ElfW(Sym)>(object, symtab);
-  const auto* strings = at<const char>(object, strtab);
-  constexpr size_t kEntry = sizeof(ElfW(Rela));
-  if (jmprel) {
-    scan_relocations(
-        scanned,
-        at<const ElfW(Rela)>(object, jmprel),
-        jmprel_size / kEntry,
-        symbols,
-        strings,
-        redirects);
-  }
-  if (rela) { // the relative ones come first and name no symbol
-    scan_relocations(
-        scanned,
-        at<const ElfW(Rela)>(object, rela) + relative_count,
-        rela_size / kEntry - std::min(relative_count, rela_size / kEntry),
-        symbols,
-        strings,
-        redirects);
-  }
-  return scanned;
-}
-
-std::vector<Object> loaded_objects() {
-  std::vector<Object> result;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* out) {
-        static_cast<std::vector<Object>*>(out)->push_back(
-            {info->dlpi_addr,
-             info->dlpi_phdr,
-             info->dlpi_phnum,
-             info->dlpi_name ? info->dlpi_name : ""});
-        return 0;
-      },
-      &result);
-  return result;
-}
-
 bool is_scanned(const Object& object) {
   return std::any_of(
       scanned_objects.begin(), scanned_objects.end(), [&](const auto& s) {
@@ -313,7 +139,21 @@ bool supported() {
 }
 
 int apply(const std::vector<Redirect>& redirects, void* inside_interpreter) {
-  const auto objects = loaded_objects();
+  const LoadedObjects loaded = loaded_objects();
+  const auto& objects = loaded.objects;
+  // Another object may lie where an unloaded one did. While a trace runs only
+  // those that are gone are forgotten: the others have slots to put back.
+  static unsigned long long unloaded_before = 0;
+  const bool tracing = std::any_of(
+      scanned_objects.begin(), scanned_objects.end(), [](const auto& s) {
+        return std::any_of(s.slots.begin(), s.slots.end(), [](const Slot& x) {
+          return x.redirected;
+        });
+      });
+  if (loaded.unloaded != unloaded_before && !tracing) {
+    scanned_objects.clear();
+    unloaded_before = loaded.unloaded;
+  }
   std::erase_if(scanned_objects, [&](const ScannedObject& s) {
     return std::find(objects.begin(), objects.end(), s.object) == objects.end();
   });
@@ -337,7 +177,7 @@ int apply(const std::vector<Redirect>& redirects, void* inside_interpreter) {
 
 void restore() {
   // An object unloaded meanwhile took its slots along.
-  const auto objects = loaded_objects();
+  const auto objects = loaded_objects().objects;
   for (auto& scanned : scanned_objects) {
     if (std::find(objects.begin(), objects.end(), scanned.object) !=
         objects.end()) {
@@ -379,7 +219,7 @@ std::vector<std::string> missed(
       names.push_back(scanned.object.name);
     }
   }
-  for (const auto& object : loaded_objects()) {
+  for (const auto& object : loaded_objects().objects) {
     if (!is_scanned(object) &&
         calls_unseen(scan(object, redirects, inside_interpreter))) {
       names.push_back(object.name);

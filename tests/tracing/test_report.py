@@ -157,6 +157,20 @@ def test_hints_name_the_op_that_was_waited_after_and_the_mend():
     assert "torchgil.nogil" in hint
 
 
+def test_a_waiting_thread_says_who_held_the_gil_meanwhile():
+    r = report(
+        "0 release, 10 start aten::add, 19 end aten::add, 20 request, 90 acquire",
+        "0 acquire, 25 release, 26 request, 60 acquire, 89 release",
+        "0 request, 30 acquire, 55 release",
+    )
+    waiting = next(t for t in r.threads if t.name == "thread 1")
+    assert waiting.waits_for == {"thread 2": pytest.approx(0.034), "thread 3": pytest.approx(0.025)}
+    one = report(
+        "0 release, 10 start aten::add, 19 end aten::add, 20 request, 90 acquire", "0 acquire, 89 release"
+    )
+    assert "most of it while thread 2 held it" in one.hints[0]
+
+
 def test_hints_name_an_op_that_held_and_a_compiled_region_that_did():
     (hint,) = report("0 acquire, 10 start_held aten::add, 60 end aten::add").hints
     assert hint.startswith("aten::add held the GIL for up to 50.0 ms")

@@ -6,7 +6,7 @@ import json
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class ThreadReport:
     longest_hold_s: float
     longest_wait_s: float
     waits_after: dict[str, float]  # op -> seconds waited in windows it ran in; "": windows without an op
+    waits_for: dict[str, float]  # thread -> seconds that it held the GIL while this one waited for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,12 @@ def build_report(recording: Recording) -> Report:
     """Turns events into numbers."""
     segments = states_of(recording)
     ops = _Ops(recording)
+    holds = sorted(
+        (start, end, thread.name)
+        for thread, states in zip(recording.threads, segments, strict=True)
+        for start, end, state in states
+        if state is State.HELD
+    )
     threads = []
     for thread, states in zip(recording.threads, segments, strict=True):
         waits_after = ops.add_thread(thread, states)
@@ -187,6 +194,7 @@ def build_report(recording: Recording) -> Report:
                 native_id=thread.native_id,
                 **{name: getattr(span, name) for name in Span.__slots__},
                 waits_after=waits_after,
+                waits_for=_holders_meanwhile(states, holds),
             )
         )
     notes = list(recording.notes)
@@ -208,6 +216,20 @@ def build_report(recording: Recording) -> Report:
         recording=recording,
         segments=tuple(segments),
     )
+
+
+def _holders_meanwhile(segments: list[Segment], holds: list[tuple[int, int, str]]) -> dict[str, float]:
+    """Who held the GIL while a thread waited for it; `holds` are sorted and do not overlap."""
+    waited: defaultdict[str, int] = defaultdict(int)
+    for start, end, state in segments:
+        if state is not State.WAIT:
+            continue
+        first = bisect_right(holds, start, key=lambda hold: hold[1])
+        for begin, until, name in islice(holds, first, None):
+            if begin >= end:
+                break
+            waited[name] += min(end, until) - max(start, begin)
+    return {name: ns * _NS for name, ns in sorted(waited.items(), key=lambda item: -item[1])}
 
 
 def _span(thread: ThreadRecording, segments: list[Segment], start_ns: int, end_ns: int) -> Span:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["duration", "hints", "render", "render_audit", "table"]
 
 _LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
+_HINTS = 3  # of one kind: the worst
 COMPILED_REGION = "Torch-Compiled Region"
 
 
@@ -113,28 +114,25 @@ def hints(report: Report) -> tuple[str, ...]:
 
 def _waiting(report: Report) -> list[str]:
     found = []
-    for t in report.threads:
-        if t.wait_s < 0.2 * t.wall_s or t.wait_s < 0.001:
-            continue
+    for t in sorted(report.threads, key=lambda t: -t.wait_s):
         name, waited_s = next(iter(t.waits_after.items()), ("", 0.0))
-        share = f"{100 * waited_s / t.wall_s:.0f} % of {t.name}'s time went into waiting for the GIL back"
-        if name and waited_s >= 0.2 * t.wall_s:
-            found.append(
-                f"{share} after {name}: run the forward under one release with torchgil.nogil, "
-                "or give way sooner with torchgil.switch_interval(1e-4)"
-            )
-        elif waited_s >= 0.2 * t.wall_s:
-            found.append(
-                f"{share} after releases outside any op (a result freed, a file, a lock): "
-                "torchgil.switch_interval(1e-4) makes the other threads give way sooner"
-            )
-    return found
+        if waited_s < 0.2 * t.wall_s or waited_s < 0.001:
+            continue
+        after = f"after {name}" if name else "after releases outside any op (a result freed, a file, a lock)"
+        holder, held_s = next(iter(t.waits_for.items()), ("", 0.0))
+        who = f", most of it while {holder} held it" if held_s >= 0.5 * t.wait_s else ""
+        mend = "run the forward under one release with torchgil.nogil, or " if name else ""
+        found.append(
+            f"{100 * waited_s / t.wall_s:.0f} % of {t.name}'s time went into waiting for the GIL back "
+            f"{after}{who}: {mend}let other threads give way sooner with torchgil.switch_interval(1e-4)"
+        )
+    return found[:_HINTS]
 
 
 def _holding(report: Report) -> list[str]:
     found = []
     for op in report.ops:
-        if op.longest_hold_s < _LONG_HOLD_S or op.verdict == "releases":
+        if op.longest_hold_s < _LONG_HOLD_S:
             continue
         if op.name.startswith(COMPILED_REGION):
             found.append(
@@ -147,7 +145,7 @@ def _holding(report: Report) -> list[str]:
                 f"({op.calls_held} of {op.calls} calls were entered with it): "
                 "no other Python thread ran meanwhile"
             )
-    return found
+    return found[:_HINTS]
 
 
 def _short(name: str, width: int = 44) -> str:

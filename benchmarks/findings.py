@@ -78,6 +78,17 @@ def add_freed() -> Call:
     return call
 
 
+@row("eager", "`a + b`, 4x4, the result freed")
+def add_operator() -> Call:
+    a = torch.ones(4, 4)
+    b = torch.ones(4, 4)
+
+    def call() -> None:
+        _ = a + b
+
+    return call
+
+
 @row("eager", "`x.add_(y)`, 1200x1200, in place")
 def add_in_place() -> Call:
     x = _square()

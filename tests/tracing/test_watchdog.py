@@ -386,10 +386,9 @@ def test_survives_fork() -> None:
                 held.spin(0.2)
                 assert functions(watchdog) == []
                 watchdog.start()
-                held.spin(0.2)
-            else:
-                held.spin(0.2)
-        assert functions(watchdog) == ["<module>"], functions(watchdog)
+            for _ in range(3):  # another process may have the core for most of one
+                held.spin(0.3)
+        assert set(functions(watchdog)) == {"<module>"}, functions(watchdog)
         """
     )
     assert child.exit_code == 0

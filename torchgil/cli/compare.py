@@ -186,8 +186,7 @@ def _plot(results: list[Result], path: str) -> None:
     axes.set(
         xlabel="memory of all processes, MB", ylabel="requests per second", title="Up and left is better"
     )
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.35 * axes.get_xlim()[1])  # room for the last name
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.25)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -12,6 +12,7 @@ from torchgil.serving.expiry import ExpiryClock
 from torchgil.serving.ledger import BatcherLedger
 from torchgil.serving.requests import (
     BLOCKED,
+    NEW,
     QUEUED,
     REFUSED,
     RUNNING,
@@ -165,7 +166,7 @@ class RequestBook:
             blocked = request.state == BLOCKED
             if only_blocked and not blocked:
                 return
-            self._ledger.timed_out += request.state in (QUEUED, RUNNING)
+            self._ledger.timed_out += request.state in (NEW, QUEUED, RUNNING)
             taken = self._take_back(request)
         if not taken:
             return
@@ -186,7 +187,7 @@ class RequestBook:
                 self._due.notify()  # nothing is left to wait for
         elif request.state == BLOCKED:
             self._blocked = deque(entry for entry in self._blocked if entry[0] is not request)
-        elif request.state != RUNNING:
+        elif request.state not in (NEW, RUNNING):
             return False
         self._drop([request])
         self._admit()
@@ -194,7 +195,7 @@ class RequestBook:
 
     def _drop(self, requests: Iterable[Request]) -> list[Request]:
         """Claim those of `requests` that nobody has settled."""
-        live = [request for request in requests if request.state in (BLOCKED, QUEUED, RUNNING)]
+        live = [request for request in requests if request.state in (NEW, BLOCKED, QUEUED, RUNNING)]
         for request in live:
             blocked = request.state == BLOCKED
             if request.state != RUNNING:  # a batch still reads it

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from torchgil.serving.book import BatcherClosed, RequestBook
-from torchgil.serving.requests import RUNNING, Request, ThreadRequest
+from torchgil.serving.requests import RUNNING, SETTLED, Request, ThreadRequest
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherStats
 
@@ -75,6 +75,8 @@ class Dispatcher(RequestBook):
         if expires_s is not None and isinstance(request, ThreadRequest):
             self._watch(request, expires_s)  # before anyone can settle it
         with self._lock:
+            if request.state == SETTLED:
+                return True  # its time was up before it came here, and its future says so
             if self._closed or self._blocked or self._queue.full:
                 refusal = self._block(request, key)
                 drain, admitted = None, False

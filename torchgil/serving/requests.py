@@ -12,6 +12,7 @@ from torchgil.serving.lean_future import LeanFuture
 
 __all__ = [
     "BLOCKED",
+    "NEW",
     "QUEUED",
     "REFUSED",
     "RUNNING",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 # Where a request is. Changed under the batcher's lock alone, so that exactly one party settles it.
+NEW = -1  # its deadline may be watched already
 BLOCKED = 0  # waits for room in the queue
 QUEUED = 1  # waits for a batch
 RUNNING = 2  # is in a batch
@@ -40,7 +42,7 @@ class ThreadRequest(LeanFuture):
     instead.
     """
 
-    state = QUEUED
+    state = NEW
     group: Any = None
     timed = False  # has a timeout, which the batcher's clock watches
     admitted: threading.Lock | None = None  # held while the request is blocked
@@ -82,7 +84,7 @@ class LoopRequest:
         self.payload = payload
         self.rows = rows
         self.submitted_s = submitted_s
-        self.state = QUEUED
+        self.state = NEW
         self.group: Any = None
 
 

@@ -525,7 +525,7 @@ def test_concurrency_runs_so_many_batches_at_once_and_no_more():
         inside.pop()
         return batch
 
-    with torchgil.ThreadPool(2, intra_op_threads=1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
         with torchgil.Batcher(fn, max_delay=0, max_batch_size=1, concurrency=2, executor=pool) as batcher:
             assert len(list(batcher.map([torch.ones(1)] * 20))) == 20
     assert max(most) == 2

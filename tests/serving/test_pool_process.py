@@ -56,7 +56,7 @@ def test_a_forked_child_is_told_at_once_and_a_new_pool_works_there():
     child = run_in_child(
         """
         import asyncio, os, sys, torch, torchgil
-        pool = torchgil.ThreadPool(2)
+        pool = torchgil.ThreadPool()
         pool.submit(torch.ones, 2).result()
         pool._shutdown_lock.acquire()  # as if another thread of the parent stood in submit
         pid = os.fork()
@@ -70,7 +70,7 @@ def test_a_forked_child_is_told_at_once_and_a_new_pool_works_there():
                 else:
                     raise AssertionError("the inherited pool took work")
             pool.shutdown()
-            with torchgil.ThreadPool(2) as fresh:
+            with torchgil.ThreadPool() as fresh:
                 product = fresh.submit(lambda: torch.ones(300, 300) @ torch.ones(300, 300)).result(30)
                 assert product.sum() == 300.0**3
             sys.exit(42)

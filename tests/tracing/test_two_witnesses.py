@@ -17,15 +17,34 @@ LONG_S = 0.03
 @pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")  # torch.export's own
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_watchdog_finds_the_long_holds_that_the_trace_has_and_no_other(case: Case) -> None:
+    # The watchdog's threads want a core in time. Where others have the cores it comes late, and takes
+    # that for a longer hold: what is so each time is a disagreement, what is so once is not.
+    disagreements = []
+    for _ in range(3):
+        disagreement = disagree(case)
+        if disagreement is None:
+            return
+        disagreements.append(disagreement)
+    pytest.fail(f"{case.reason}\n" + "\n\n".join(disagreements))
+
+
+def disagree(case: Case) -> str | None:
+    """How the two accounts of one call differ; None where they agree."""
     call = case.prepare()
     # It knocks all the time, so that Python code gives way every few milliseconds in both accounts.
     with torchgil.Watchdog(LONG_S, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
         report = torchgil.audit(call).report
     traced_s = max(thread.longest_hold_s for thread in report.threads)
     watched_s = max((hold.duration_s for hold in watchdog.holds), default=0.0)
-    if watched_s:
-        # The watchdog's is a lower bound: what lay before its first look it does not count.
-        assert LONG_S < watched_s <= traced_s + 0.005, (case.reason, watchdog.holds, str(report))
-    else:
-        # Seldom more than LONG_S: the watchdog takes off what the scheduler took from Python code.
-        assert traced_s < 2.5 * LONG_S, (case.reason, str(report))
+    # The watchdog's is a lower bound: what lay before its first look it does not count. Where it saw
+    # none the trace's is seldom over LONG_S: it takes off what the scheduler took from Python code.
+    agree = LONG_S < watched_s <= traced_s + 0.005 if watched_s else traced_s < 2.5 * LONG_S
+    return None if agree else f"trace {traced_s:.4f} s, watchdog {watchdog.holds}\n{report}"
+
+
+def test_a_disagreement_is_found() -> None:
+    """The positive control: a hold that the watchdog is kept from seeing."""
+    with torchgil.Watchdog(10, on_hold=lambda hold: None) as watchdog:
+        report = torchgil.audit(torchgil.held.spin, 4 * LONG_S).report
+    assert watchdog.holds == []
+    assert max(thread.longest_hold_s for thread in report.threads) > 2.5 * LONG_S

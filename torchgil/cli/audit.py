@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fail-if-held",
         metavar="TIME",
-        type=_duration,
+        type=script.duration_argument,
         help="exit code 3 if an op held the GIL for so long (such as 5ms), or a line (twice the switch "
         "interval at least, 10ms), for CI",
     )
@@ -85,16 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         default=10_000_000,
         help="events kept, of 16 bytes each (default 10000000)",
     )
-    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, as python -m does")
-    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script, and its arguments")
+    script.add_script_arguments(parser)
     return parser
-
-
-def _duration(text: str) -> float:
-    try:
-        return script.duration_argument(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.machinery
 import io
 import os
@@ -13,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["duration_argument", "run"]
+__all__ = ["add_script_arguments", "duration_argument", "run"]
 
 
 def run(script: list[str] | None, module: list[str] | None) -> int:
@@ -96,6 +97,12 @@ def _flush() -> None:
             stream.flush()
 
 
+def add_script_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to run, for every command that runs a script; `run` takes both values."""
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, as python -m does")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script, and its arguments")
+
+
 def duration_argument(text: str) -> float:
     """Seconds, from ``5ms``, ``50us``, ``1.5s`` or a plain number of seconds.
 
@@ -108,5 +115,7 @@ def duration_argument(text: str) -> float:
     except ValueError:  # 1.2.3
         seconds = 0.0
     if seconds <= 0:
-        raise ValueError(f"a duration such as 5ms, 50us or 0.25 (seconds) is expected, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a duration such as 5ms, 50us or 0.25 (seconds) is expected, got {text!r}"
+        )
     return seconds

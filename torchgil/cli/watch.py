@@ -73,23 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold",
         metavar="TIME",
-        type=_duration,
+        type=script.duration_argument,
         default=0.05,
         help="name holds that are longer (default 50ms, at least twice the switch interval: 10ms)",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
     parser.add_argument("--json", metavar="FILE", help="write what was found as JSON")
     parser.add_argument("--fail", action="store_true", help="exit code 3 if something was found, for CI")
-    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, as python -m does")
-    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script, and its arguments")
+    script.add_script_arguments(parser)
     return parser
-
-
-def _duration(text: str) -> float:
-    try:
-        return script.duration_argument(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def summary(holds: list[LongHold], threshold_s: float) -> str:

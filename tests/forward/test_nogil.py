@@ -295,9 +295,10 @@ def test_daemon_threads_in_a_call_do_not_disturb_the_end_of_the_process() -> Non
         x = torch.randn(256, 256)
         layers = [torch.nn.Linear(256, 256) for _ in range(20)]
         forward = torchgil.nogil(torch.nn.Sequential(*layers).eval(), (x,))
+        kept = []  # torch releases the GIL to free a tensor, and that release does end the process
         def work():
             while True:
-                forward(x)
+                kept.append(forward(x))
         for _ in range(4):
             threading.Thread(target=work, daemon=True).start()
         time.sleep(0.3)

@@ -61,13 +61,14 @@ SOURCES = [
 
 COMPILE_FLAGS = [
     "-std=c++20",  # what torch 2.13's own headers are compiled as
-    "-Wall",
+    "-Wall",  # our own sources are clean of both: keep them so
     "-Wextra",
     "-Wno-unused-parameter",  # torch's and pybind11's headers are full of them
     "-fvisibility=hidden",  # pybind11 asks for it: its types must not clash with another extension's
     # at::parallel_for is a template over `#pragma omp`: without this it runs serially. Compile time
     # only: not linking it lets GOMP_* resolve to the one OpenMP runtime that torch has loaded.
     "-fopenmp",
+    # After Python's own flags, and so stronger: debuggable with assertions, or as fast as torch's kernels.
     *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG"]),
 ]
 

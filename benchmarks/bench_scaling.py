@@ -119,7 +119,7 @@ OPS = (
 
 def parent(options: Any) -> None:
     configurations = {
-        op: {"op": op, "seconds": 0.1 if options.quick else 0.25, "repeats": 1 if options.quick else 3}
+        op: {"op": op, "seconds": 0.1 if options.quick else 0.25, "repeats": 1 if options.quick else 7}
         for op in OPS
     }
     results = harness.interleave(__file__, configurations, rounds=options.rounds)

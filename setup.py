@@ -1,6 +1,7 @@
 """Builds torchgil._C, the one C++ extension.
 
-DEBUG=1 builds with assertions and symbols, MAX_JOBS=n limits the compiler processes.
+DEBUG=1 builds with assertions and symbols, SANITIZE=address or SANITIZE=thread with that sanitizer
+(`make asan`, `make tsan`), MAX_JOBS=n limits the compiler processes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ except ImportError as error:
 
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+SANITIZE = os.environ.get("SANITIZE", "")
+SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 # "2.13.0+cpu" and "2.13.0+cu130" have the same C++ interface: the local label is no part of the pin.
 TORCH_VERSION = torch.__version__.split("+")[0]
 
@@ -51,6 +54,7 @@ SOURCES = [
     "csrc/tracing/event_log.cpp",
     "csrc/tracing/gil_events.cpp",
     "csrc/tracing/gil_holder.cpp",
+    "csrc/tracing/gil_lock.cpp",
     "csrc/tracing/got.cpp",
     "csrc/tracing/op_events.cpp",
     "csrc/tracing/prober.cpp",
@@ -71,6 +75,8 @@ COMPILE_FLAGS = [
     # After Python's own flags, and so stronger: debuggable with assertions, or as fast as torch's
     # kernels and without the symbols that take a third of the build's time.
     *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
+    # A sanitizer's report names lines and whole stacks.
+    *([*SANITIZER_FLAGS, "-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else []),
 ]
 
 
@@ -107,6 +113,7 @@ setup(
             SOURCES,
             include_dirs=include_dirs(),
             extra_compile_args={"cxx": COMPILE_FLAGS},
+            extra_link_args=SANITIZER_FLAGS,
         )
     ],
     cmdclass={"build_ext": BuildAndRecord},

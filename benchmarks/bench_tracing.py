@@ -1,4 +1,4 @@
-"""What does the trace cost, next to torch.profiler, py-spy and gilknocker?
+"""What do the trace and the watchdog cost, next to torch.profiler, py-spy and gilknocker?
 
 Question 1: the forward of a 4-layer transformer encoder (d=128, 2x32 tokens, inference
 mode, one intra-op thread) with the tool running, over the same without it. In each fresh
@@ -10,6 +10,10 @@ into a report, are outside.
 Question 2: what the trace adds to one release and reacquire: what `released.spin(0)`
 takes over `held.spin(0)`, traced, less the same untraced. Both are the same op, so that
 its own events cancel out.
+
+Question 3: what share of a core the watchdog's threads take, by the kernel's own account
+(Linux), and how often it asks for the GIL: in a process that sleeps, in one that runs the
+forward, and in one that is busy in Python.
 
 Rows "none" (the tool is nothing) and "after a trace" (one was run, and ended, before the
 blocks with it) show the noise, and what is left behind. Unfair: torch.profiler sees no
@@ -25,12 +29,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import harness
 
 FORWARDS = 40
 BLOCKS = 7
+PROGRAMS = ("sleeps", "runs the forward", "is busy in Python")  # in which the watchdog watches
 
 
 class _Nothing:
@@ -56,6 +62,17 @@ class _AfterTrace:
         trace.stop()
 
     def stop(self) -> None: ...
+
+
+class _Watchdog:
+    def start(self) -> None:
+        import torchgil
+
+        self._watchdog = torchgil.Watchdog(on_hold=lambda hold: None)
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        self._watchdog.stop()
 
 
 class _Profiler:
@@ -106,6 +123,7 @@ TOOLS: dict[str, Callable[[], Any]] = {
     "none": _Nothing,
     "after a trace": _AfterTrace,
     "torchgil.trace": _Trace,
+    "torchgil.Watchdog": _Watchdog,
     "torch.profiler": _Profiler,
     "py-spy": _PySpy,
     "gilknocker": _Gilknocker,
@@ -137,6 +155,8 @@ def _forward() -> Callable[[], Any]:
 def child(configuration: dict[str, Any]) -> Any:
     if configuration["question"] == "forward":
         return _forward_ratio(configuration["tool"], configuration["blocks"])
+    if configuration["question"] == "watchdog":
+        return _watchdog_share(configuration["program"], configuration["seconds"])
     return _pair_cost(configuration["blocks"])
 
 
@@ -196,6 +216,35 @@ def _pair_cost(blocks: int) -> dict[str, float]:
     }
 
 
+def _watchdog_share(program: str, seconds: float) -> dict[str, float]:
+    import torch
+
+    import torchgil
+
+    work = {
+        "sleeps": lambda: time.sleep(0.1),
+        "runs the forward": _forward(),
+        "is busy in Python": lambda: None,
+    }
+    step = work[program]
+    with torch.inference_mode(), torchgil.Watchdog(on_hold=lambda hold: None) as watchdog:
+        before, start = _on_core_s("torchgil-"), time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            step()
+        wall = time.perf_counter() - start
+        share = (_on_core_s("torchgil-") - before) / wall
+        return {"share_of_a_core": share, "knocks_per_s": watchdog.knocks / wall}
+
+
+def _on_core_s(prefix: str) -> float:
+    """CPU seconds of this process's threads whose name the system knows by this prefix."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().startswith(prefix):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
 def parent(options: argparse.Namespace) -> None:
     blocks = 1 if options.quick else BLOCKS
     missing = {tool: why for tool in TOOLS if (why := _missing(tool))}
@@ -203,8 +252,16 @@ def parent(options: argparse.Namespace) -> None:
         tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
     }
     configurations["pair"] = {"question": "pair", "blocks": blocks}
+    programs = PROGRAMS if sys.platform == "linux" else ()
+    for program in programs:
+        configurations[program] = {
+            "question": "watchdog",
+            "program": program,
+            "seconds": 1 if options.quick else 10,
+        }
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
     pairs = results.pop("pair")
+    shares = {program: results.pop(program) for program in programs}
     rows: list[dict[str, Any]] = [
         {
             "question": "forward",
@@ -215,14 +272,24 @@ def parent(options: argparse.Namespace) -> None:
         for tool, rounds in results.items()
     ]
     rows.append({"question": "pair", **{key: harness.spread([p[key] for p in pairs]) for key in pairs[0]}})
+    for program, rounds in shares.items():
+        share = {key: harness.spread([r[key] for r in rounds]) for key in rounds[0]}
+        rows.append({"question": "watchdog", "program": program, **share})
     rows += [{"question": "forward", "tool": tool, "missing": why} for tool, why in missing.items()]
     path = harness.save("tracing", rows, options.json)
     for row in rows:
         if "ratio" in row:
             r = row["ratio"]
-            print(f"{row['tool']:15} {r['median']:.3f}x  ({r['min']:.3f} to {r['max']:.3f})")
+            print(f"{row['tool']:17} {r['median']:.3f}x  ({r['min']:.3f} to {r['max']:.3f})")
         elif "missing" in row:
-            print(f"{row['tool']:15} {row['missing']}")
+            print(f"{row['tool']:17} {row['missing']}")
+        elif row["question"] == "watchdog":
+            share, knocks = row["share_of_a_core"], row["knocks_per_s"]
+            print(
+                f"the watchdog in a process that {row['program']}: {100 * share['median']:.2f} % of a core "
+                f"({100 * share['min']:.2f} to {100 * share['max']:.2f}), "
+                f"{knocks['median']:.1f} knocks a second"
+            )
         else:
             added = row["added_ns"]
             print(

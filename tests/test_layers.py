@@ -22,6 +22,7 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/forward/decode",  # likewise for the instruction list
     "csrc/tracing/gil_events",
+    "csrc/tracing/gil_lock",
     "csrc/tracing/op_events",
     "csrc/tracing/prober",
     "csrc/tracing/prober_bindings",

@@ -77,7 +77,7 @@ class TestIntraOpThreads:
                 assert threads() == before, (threads(), before)
             with torchgil.intra_op_threads(3):
                 torch.randn(3_000_000).add_(1)
-                assert threads() == before + 2, (threads(), before)  # the positive control
+                assert threads() >= before + 2, (threads(), before)  # the positive control
             """
         )
 

@@ -44,123 +44,7 @@ at::Tensor nms_elsewhere(
       "iou_threshold)");
 }
 
-// Looked up once: findSchemaOrThrow takes the dispatcher's lock.
-template <class Function>
-c10::TypedOperatorHandle<Function> handle(const char* name) {
-  return c10::Dispatcher::singleton()
-      .findSchemaOrThrow(name, "")
-      .typed<Function>();
-}
-
-constexpr auto kBelowAutograd = c10::after_ADInplaceOrView_keyset;
-
-const auto& add_op() {
-  static const auto op = handle<decltype(ops::add)>("torchgil::add");
-  return op;
-}
-
-const auto& matmul_op() {
-  static const auto op = handle<decltype(ops::matmul)>("torchgil::matmul");
-  return op;
-}
-
-const auto& rms_norm_op() {
-  static const auto op = handle<decltype(ops::rms_norm)>("torchgil::rms_norm");
-  return op;
-}
-
-const auto& rms_norm_backward_op() {
-  static const auto op =
-      handle<decltype(ops::rms_norm_backward)>("torchgil::rms_norm_backward");
-  return op;
-}
-
-const auto& nms_op() {
-  static const auto op = handle<decltype(ops::nms)>("torchgil::nms");
-  return op;
-}
-
 } // namespace
-
-namespace ops {
-
-at::Tensor add(
-    const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha) {
-  return add_op().call(a, b, alpha);
-}
-
-at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
-  return matmul_op().call(a, b);
-}
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return rms_norm_op().call(x, weight, eps);
-}
-
-std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
-    const at::Tensor& grad,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    double eps) {
-  return rms_norm_backward_op().call(grad, x, weight, eps);
-}
-
-at::Tensor nms(
-    const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
-  return nms_op().call(boxes, scores, iou_threshold);
-}
-
-int64_t spin(double seconds) {
-  static const auto op = handle<decltype(spin)>("torchgil::spin");
-  return op.call(seconds);
-}
-
-void sleep(double seconds) {
-  static const auto op = handle<decltype(sleep)>("torchgil::sleep");
-  op.call(seconds);
-}
-
-at::Tensor add_below_autograd(
-    c10::DispatchKeySet keys,
-    const at::Tensor& a,
-    const at::Tensor& b,
-    const at::Scalar& alpha) {
-  return add_op().redispatch(keys & kBelowAutograd, a, b, alpha);
-}
-
-at::Tensor matmul_below_autograd(
-    c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b) {
-  return matmul_op().redispatch(keys & kBelowAutograd, a, b);
-}
-
-at::Tensor rms_norm_below_autograd(
-    c10::DispatchKeySet keys,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    double eps) {
-  return rms_norm_op().redispatch(keys & kBelowAutograd, x, weight, eps);
-}
-
-std::tuple<at::Tensor, at::Tensor> rms_norm_backward_below_autograd(
-    c10::DispatchKeySet keys,
-    const at::Tensor& grad,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    double eps) {
-  return rms_norm_backward_op().redispatch(
-      keys & kBelowAutograd, grad, x, weight, eps);
-}
-
-at::Tensor nms_below_autograd(
-    c10::DispatchKeySet keys,
-    const at::Tensor& boxes,
-    const at::Tensor& scores,
-    double iou_threshold) {
-  return nms_op().redispatch(
-      keys & kBelowAutograd, boxes, scores, iou_threshold);
-}
-
-} // namespace ops
 
 TORCH_LIBRARY(torchgil, m) {
   // Where torch finds the fake implementation of nms when it traces.
@@ -212,5 +96,106 @@ TORCH_LIBRARY_IMPL(torchgil, MPS, m) {
 TORCH_LIBRARY_IMPL(torchgil, XPU, m) {
   m.impl("nms", &nms_elsewhere);
 }
+
+namespace {
+
+template <class Function>
+c10::TypedOperatorHandle<Function> handle(const char* name) {
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow(name, "")
+      .typed<Function>();
+}
+
+// Looked up as the extension is loaded, and so below the definitions: at the
+// first call a lookup would take locks, which a fork could leave taken.
+const auto add_op = handle<decltype(ops::add)>("torchgil::add");
+const auto matmul_op = handle<decltype(ops::matmul)>("torchgil::matmul");
+const auto rms_norm_op = handle<decltype(ops::rms_norm)>("torchgil::rms_norm");
+const auto rms_norm_backward_op =
+    handle<decltype(ops::rms_norm_backward)>("torchgil::rms_norm_backward");
+const auto nms_op = handle<decltype(ops::nms)>("torchgil::nms");
+const auto spin_op = handle<decltype(ops::spin)>("torchgil::spin");
+const auto sleep_op = handle<decltype(ops::sleep)>("torchgil::sleep");
+
+constexpr auto kBelowAutograd = c10::after_ADInplaceOrView_keyset;
+
+} // namespace
+
+namespace ops {
+
+at::Tensor add(
+    const at::Tensor& a, const at::Tensor& b, const at::Scalar& alpha) {
+  return add_op.call(a, b, alpha);
+}
+
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
+  return matmul_op.call(a, b);
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  return rms_norm_op.call(x, weight, eps);
+}
+
+std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps) {
+  return rms_norm_backward_op.call(grad, x, weight, eps);
+}
+
+at::Tensor nms(
+    const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
+  return nms_op.call(boxes, scores, iou_threshold);
+}
+
+int64_t spin(double seconds) {
+  return spin_op.call(seconds);
+}
+
+void sleep(double seconds) {
+  sleep_op.call(seconds);
+}
+
+at::Tensor add_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& a,
+    const at::Tensor& b,
+    const at::Scalar& alpha) {
+  return add_op.redispatch(keys & kBelowAutograd, a, b, alpha);
+}
+
+at::Tensor matmul_below_autograd(
+    c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b) {
+  return matmul_op.redispatch(keys & kBelowAutograd, a, b);
+}
+
+at::Tensor rms_norm_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps) {
+  return rms_norm_op.redispatch(keys & kBelowAutograd, x, weight, eps);
+}
+
+std::tuple<at::Tensor, at::Tensor> rms_norm_backward_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    double eps) {
+  return rms_norm_backward_op.redispatch(
+      keys & kBelowAutograd, grad, x, weight, eps);
+}
+
+at::Tensor nms_below_autograd(
+    c10::DispatchKeySet keys,
+    const at::Tensor& boxes,
+    const at::Tensor& scores,
+    double iou_threshold) {
+  return nms_op.redispatch(keys & kBelowAutograd, boxes, scores, iou_threshold);
+}
+
+} // namespace ops
 
 } // namespace torchgil

@@ -13,6 +13,7 @@
 #include "tracing/gil_events.h"
 
 #include "tracing/event_log.h"
+#include "tracing/gil_lock.h"
 #include "tracing/got.h"
 
 #include <dlfcn.h>
@@ -30,12 +31,13 @@ namespace {
 // took less than this, and of 180,000 reads of one byte 9 were taken for one.
 constexpr int64_t kSwitchGapNs = 3'000;
 
-// The GIL's own objects, learned by learn_lock(). Read on every thread.
-struct Lock {
+// What is watched of the GIL's lock; null where nothing is. Read on every
+// thread.
+struct WatchedLock {
   std::atomic<pthread_mutex_t*> mutex{nullptr};
-  std::atomic<pthread_cond_t*> cond{nullptr}; // one signal per release
+  std::atomic<pthread_cond_t*> cond{nullptr};
   std::atomic<pthread_mutex_t*> switch_mutex{nullptr};
-  std::atomic<pthread_cond_t*> switch_cond{nullptr}; // one per acquire
+  std::atomic<pthread_cond_t*> switch_cond{nullptr};
 };
 
 // Our own slots are redirected too, so the originals are called by address.
@@ -70,19 +72,11 @@ const Originals& look_up_originals() {
 }
 
 Originals original; // set before the first redirection
-Lock lock;
+WatchedLock lock;
 std::atomic<bool> interpreter_calls_seen{false};
 std::atomic<uint64_t> acquires{0}; // counted where that tells forced switches
 std::mutex patching;    // apply() and restore(); never taken on a hot path
 bool installed = false; // under `patching`
-
-// What a thread that learns the lock called, in order.
-struct Call {
-  bool is_signal;
-  void* object;
-};
-std::atomic<bool> learning{false};
-thread_local std::vector<Call>* lesson = nullptr;
 
 template <typename T>
 T* get(const std::atomic<T*>& pointer) {
@@ -198,8 +192,8 @@ void release(PyGILState_STATE state) {
 int mutex_lock(pthread_mutex_t* mutex) {
   if (mutex == get(lock.mutex)) {
     note_request_by_lock();
-  } else if (learning.load(std::memory_order_relaxed) && lesson) {
-    lesson->push_back({false, mutex});
+  } else {
+    gil_lock::overhear_lock(mutex);
   }
   return pthread_mutex_lock(mutex);
 }
@@ -235,8 +229,8 @@ int cond_signal(pthread_cond_t* cond) {
     }
   } else if (cond == get(lock.switch_cond)) {
     note_acquire();
-  } else if (learning.load(std::memory_order_relaxed) && lesson) {
-    lesson->push_back({true, cond});
+  } else {
+    gil_lock::overhear_signal(cond);
   }
   return pthread_cond_signal(cond);
 }
@@ -289,43 +283,11 @@ const std::vector<got::Redirect>& redirects() {
   return all;
 }
 
-void watch(const Lock* found) {
-  lock.mutex = found ? found->mutex.load() : nullptr;
-  lock.cond = found ? found->cond.load() : nullptr;
-  lock.switch_mutex = found ? found->switch_mutex.load() : nullptr;
-  lock.switch_cond = found ? found->switch_cond.load() : nullptr;
-}
-
-// Releases the GIL once and takes it back, and looks at what the interpreter
-// called to do so. A release locks the mutex and signals `cond`; an acquire
-// locks the same mutex, then a second one, and signals `switch_cond` last.
-// That is how CPython 3.2 to 3.14 do it; anything else is not trusted.
-bool learn_lock(Lock& found) {
-  std::vector<Call> calls;
-  calls.reserve(16);
-  lesson = &calls;
-  learning = true;
-  PyThreadState* state = original.save_thread();
-  const size_t released = calls.size();
-  original.restore_thread(state);
-  learning = false;
-  lesson = nullptr;
-
-  const size_t n = calls.size();
-  const auto is = [&](size_t i, bool signal) {
-    return i < n && calls[i].is_signal == signal;
-  };
-  if (released < 2 || n < released + 3 || !is(0, false) || !is(1, true) ||
-      !is(released, false) || calls[released].object != calls[0].object ||
-      !is(n - 2, false) || calls[n - 2].object == calls[0].object ||
-      !is(n - 1, true) || calls[n - 1].object == calls[1].object) {
-    return false;
-  }
-  found.mutex = static_cast<pthread_mutex_t*>(calls[0].object);
-  found.cond = static_cast<pthread_cond_t*>(calls[1].object);
-  found.switch_mutex = static_cast<pthread_mutex_t*>(calls[n - 2].object);
-  found.switch_cond = static_cast<pthread_cond_t*>(calls[n - 1].object);
-  return true;
+void watch(const GilLock& found) {
+  lock.mutex = found.mutex;
+  lock.cond = found.cond;
+  lock.switch_mutex = found.switch_mutex;
+  lock.switch_cond = found.switch_cond;
 }
 
 } // namespace
@@ -348,10 +310,11 @@ Witnesses start(bool use_lock) {
   }
   witnesses.entry_points = witnesses.slots > 0;
   // Not under `patching`: a thread that holds the GIL may wait for it.
-  static Lock learned;
-  static const bool known = learn_lock(learned);
+  static GilLock learned;
+  static const bool known =
+      gil_lock::learn(learned, original.save_thread, original.restore_thread);
   witnesses.lock = use_lock && known;
-  watch(witnesses.lock ? &learned : nullptr);
+  watch(witnesses.lock ? learned : GilLock{});
   if (!witnesses.lock) {
     witnesses.missing =
         "the lock inside the interpreter is not seen: forced switches are "

@@ -8,7 +8,7 @@ MAX_JOBS ?= 2
 export MAX_JOBS
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench installs clean
+.PHONY: demo test lint bench asan tsan stress installs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -25,6 +25,15 @@ lint: $(VENV)/.built
 
 bench: $(VENV)/.built
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+asan: $(VENV)/.built
+	.ci/sanitize address
+
+tsan: $(VENV)/.built
+	.ci/sanitize thread
+
+stress: $(VENV)/.built # the suite again and again, on twice as many processes as cores
+	for round in 1 2 3; do $(BIN)/python -m pytest -q -n $$((2 * $$(nproc))) || exit 1; done
 
 installs: # every way of installing, each in a fresh environment
 	.ci/installs

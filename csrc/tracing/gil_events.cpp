@@ -56,22 +56,19 @@ void look_up(F*& function, const char* name) {
   function = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
 }
 
-const Originals& look_up_originals() {
-  static const Originals found = [] {
-    Originals o{};
-    look_up(o.save_thread, "PyEval_SaveThread");
-    look_up(o.restore_thread, "PyEval_RestoreThread");
-    look_up(o.acquire_thread, "PyEval_AcquireThread");
-    look_up(o.release_thread, "PyEval_ReleaseThread");
-    look_up(o.ensure, "PyGILState_Ensure");
-    look_up(o.release, "PyGILState_Release");
-    look_up(o.delete_current, "PyThreadState_DeleteCurrent");
-    return o;
-  }();
-  return found;
+Originals look_up_originals() {
+  Originals o{};
+  look_up(o.save_thread, "PyEval_SaveThread");
+  look_up(o.restore_thread, "PyEval_RestoreThread");
+  look_up(o.acquire_thread, "PyEval_AcquireThread");
+  look_up(o.release_thread, "PyEval_ReleaseThread");
+  look_up(o.ensure, "PyGILState_Ensure");
+  look_up(o.release, "PyGILState_Release");
+  look_up(o.delete_current, "PyThreadState_DeleteCurrent");
+  return o;
 }
 
-Originals original; // set before the first redirection
+const Originals original = look_up_originals();
 WatchedLock lock;
 std::atomic<bool> interpreter_calls_seen{false};
 std::atomic<uint64_t> acquires{0}; // counted where that tells forced switches
@@ -300,7 +297,6 @@ Witnesses start(bool use_lock) {
         "not ELF for x86-64 or aarch64";
     return witnesses;
   }
-  original = look_up_originals();
   {
     std::lock_guard guard(patching);
     installed = true;

@@ -25,6 +25,7 @@ lint: $(VENV)/.built
 
 bench: $(VENV)/.built
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python benchmarks/plots.py
 
 asan: $(VENV)/.built
 	.ci/sanitize address

@@ -22,13 +22,10 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import harness
@@ -137,22 +134,6 @@ def call_times(fn: Any, a: Any, b: Any, calls: int, seconds: float = 1.0) -> lis
     return times
 
 
-def build(folder: str) -> None:
-    """Compiles release_cost.cpp against the headers that torchgil itself is built with."""
-    import torch
-
-    root = Path(__file__).parent.parent
-    includes = [root / "csrc", Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
-    harness.progress("compiling release_cost.cpp")
-    subprocess.run(
-        ["c++", "-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden"]
-        + [f"-I{include}" for include in includes]
-        + [str(root / "benchmarks" / "release_cost.cpp"), "-o"]
-        + [f"{folder}/release_cost{sysconfig.get_config_var('EXT_SUFFIX')}"],
-        check=True,
-    )
-
-
 MEASURES = {"call": measure_calls, "release": measure_release, "beside": measure_beside}
 
 
@@ -163,7 +144,7 @@ def child(configuration: dict[str, Any]) -> Any:
 def parent(options: Any) -> None:
     quick = options.quick
     with tempfile.TemporaryDirectory() as folder:
-        build(folder)
+        harness.compile_cpp("release_cost.cpp", folder)
         configurations = {
             # Short loops in quick turn: what else the machine does meets all paths alike.
             "call": {"question": "call", "calls": 500, "repeats": 20 if quick else 300},

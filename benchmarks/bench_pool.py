@@ -1,7 +1,7 @@
 """What do intra-op limits and a shorter switch interval give a server, and what do they cost?
 
 Oversubscription: workers x intra-op threads, each worker multiplying 512 x 512 matrices; products per second
-of all. Set with `torchgil.ThreadPool`, in a fresh process each.
+of all, and the processor time of each product. Set with `torchgil.ThreadPool`, in a fresh process each.
 
 Switch interval: the p50 of an eager forward (four layers of width 128, 64 tokens) on a pool of one worker
 beside a thread that is busy in Python, and that thread's own loops per second, at the interpreter's 5 ms and
@@ -28,12 +28,12 @@ INTERVALS = (5e-3, 1e-3, 1e-4, 1e-5)
 def child(configuration: dict[str, Any]) -> Any:
     """One configuration's figures."""
     if "workers" in configuration:
-        return products_per_s(**configuration)
+        return products(**configuration)
     return beside_a_busy_thread(**configuration)
 
 
-def products_per_s(workers: int, intra_op_threads: int, seconds: float) -> float:
-    """Products per second of `workers` workers."""
+def products(workers: int, intra_op_threads: int, seconds: float) -> dict[str, float]:
+    """Products per second of all workers, and processor milliseconds per product."""
     import torch
 
     import torchgil
@@ -52,10 +52,11 @@ def products_per_s(workers: int, intra_op_threads: int, seconds: float) -> float
     with torchgil.ThreadPool(workers, intra_op_threads=intra_op_threads) as pool:
         end = time.perf_counter() + seconds / 4
         list(pool.map(lambda _: work(), range(workers)))
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         end = start + seconds
         total = sum(pool.map(lambda _: work(), range(workers)))
-        return total / (time.perf_counter() - start)
+        cpu = time.process_time() - cpu
+        return {"products_per_s": total / (time.perf_counter() - start), "cpu_ms": 1e3 * cpu / total}
 
 
 def beside_a_busy_thread(interval: float, nogil: bool, busy: bool, seconds: float) -> dict[str, float]:
@@ -130,16 +131,13 @@ def parent(options: argparse.Namespace) -> None:
     results = harness.interleave(str(Path(__file__)), configurations, rounds=options.rounds)
     rows: list[dict[str, Any]] = []
     for name, values in results.items():
-        if isinstance(values[0], dict):
-            row = {
-                "row": name,
-                **{key: harness.spread([value[key] for value in values]) for key in values[0]},
-            }
+        row = {"row": name, **{key: harness.spread([value[key] for value in values]) for key in values[0]}}
+        if "p50_ms" in row:
             p50, loops = row["p50_ms"]["median"], row["loops_per_s"]["median"]
             print(f"{name:22} p50 {p50:8.2f} ms, busy thread {loops / 1e6:6.2f} M loops/s")
         else:
-            row = {"row": name, "products_per_s": harness.spread(values)}
-            print(f"{name:22} {row['products_per_s']['median']:8.0f} products/s")
+            rate, cpu = row["products_per_s"]["median"], row["cpu_ms"]["median"]
+            print(f"{name:22} {rate:8.0f} products/s, {cpu:.2f} ms of processor time each")
         rows.append(row)
     print(f"wrote {harness.save('pool', rows, options.json)}")
 

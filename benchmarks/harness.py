@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,24 @@ def interleave(
             results[name].append(run_child(script, configuration, threads=threads))
     progress("")
     return results
+
+
+def compile_cpp(source: str, folder: str) -> None:
+    """Makes `source`, a module in this directory, importable from `folder`; built as torchgil itself is."""
+    import torch
+
+    here, torch_root = Path(__file__).parent, Path(torch.__file__).parent
+    includes = [here.parent / "csrc", torch_root / "include", sysconfig.get_path("include")]
+    libraries = torch_root / "lib"
+    progress(f"compiling {source}")
+    subprocess.run(
+        ["c++", "-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden"]
+        + [f"-I{include}" for include in includes]
+        + [str(here / source), f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+        + ["-ltorch_python", "-ltorch_cpu", "-lc10"]
+        + ["-o", f"{folder}/{Path(source).stem}{sysconfig.get_config_var('EXT_SUFFIX')}"],
+        check=True,
+    )
 
 
 def progress(text: str) -> None:

@@ -53,7 +53,9 @@ def test_names_lines_as_they_hold_and_sums_up(path: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout == "arguments ['0', '--json'] __main__\n"
     live, _, table = done.stderr.partition("\n\n")
-    loads, worker = live.splitlines()
+    # On a slow machine the join that makes the text is a third hold, or freeing it.
+    (loads,) = [line for line in live.splitlines() if "raw_decode" in line]
+    (worker,) = [line for line in live.splitlines() if "<lambda>" in line]
     assert "torchgil: MainThread held the GIL for" in loads
     assert f"in raw_decode, called from {path}:6 in <module>: json.loads(text)" in loads
     assert "torchgil: worker held the GIL for" in worker
@@ -65,8 +67,8 @@ def test_names_lines_as_they_hold_and_sums_up(path: Path, tmp_path: Path) -> Non
     assert any(row.startswith(f"{path}:7 in <lambda> ") and row.endswith(" worker") for row in rows)
     written = json.loads((tmp_path / "holds.json").read_text())
     assert (written["format"], written["version"], written["threshold_s"]) == ("torchgil-watch", 1, 0.05)
-    assert [hold["function"] for hold in written["holds"]] == ["raw_decode", "<lambda>"]
-    assert written["holds"][1]["stack"][-1] == [str(path), 7, "<lambda>"]
+    (_, held) = [hold for hold in written["holds"] if hold["function"] in ("raw_decode", "<lambda>")]
+    assert held["stack"][-1] == [str(path), 7, "<lambda>"]
 
 
 @pytest.mark.parametrize(("code", "expected"), [("0", 3), ("5", 5)])

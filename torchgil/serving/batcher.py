@@ -33,9 +33,8 @@ class Batcher:
     returned: keep one row for long, and you keep the batch (`clone` it).
 
     Every request ends exactly once: with its rows, its own error, its cancellation, TimeoutError or
-        BatcherClosed. Where
-    a batch fails, its halves are tried again, down to the request that fails alone; `fn` must bear to be
-    called again.
+    BatcherClosed. Where a batch fails, its halves are tried again, down to the request that fails alone; `fn`
+    must bear to be called again.
 
     Use it from threads (`submit`, `map`) and from any number of event loops (`await batcher(x)`), all on one
     queue.

@@ -113,7 +113,8 @@ class Watchdog:
 
     A hold is met for certain if it is longer than ``threshold + 2.1 * mean_gap``; one
     that is just over the threshold is met now and then. Python code that calls nothing
-    slow, but whose thread the operating system takes off its core, is not a hold.
+    slow, but whose thread the operating system takes off its core, is not a hold. Two holds by
+    one thread with less than a look (``threshold / 20``) of another thread between them are seen as one.
 
     Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
     stops by itself at interpreter exit. In the child of a fork it is stopped, and

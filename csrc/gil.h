@@ -38,7 +38,7 @@ inline bool interpreter_is_finalizing() {
 /// Such a thread is parked instead, as CPython 3.14 itself does.
 class ReleaseWindow {
  public:
-  ReleaseWindow() : state_(PyEval_SaveThread()) {}
+  ReleaseWindow() : state_(PyThreadState_Get()) {}
   ReleaseWindow(const ReleaseWindow&) = delete;
   ReleaseWindow& operator=(const ReleaseWindow&) = delete;
   ReleaseWindow(ReleaseWindow&&) = delete;
@@ -48,6 +48,7 @@ class ReleaseWindow {
     if (interpreter_is_finalizing()) {
       park_for_ever();
     }
+    released_.disarm(); // its own way back cannot be left by unwinding
     try {
       PyEval_RestoreThread(state_);
     } catch (...) { // the shut-down began while this thread waited here
@@ -56,7 +57,8 @@ class ReleaseWindow {
   }
 
  private:
-  PyThreadState* state_;
+  PyThreadState* state_; // before the GIL is released
+  pybind11::gil_scoped_release released_;
 };
 
 } // namespace torchgil

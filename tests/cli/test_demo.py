@@ -72,7 +72,7 @@ def test_events_are_ordered_by_time():
 def test_a_held_op_shows_no_dot_and_its_kernels_saw_the_gil():
     result = policies.measure(96, 3, silent)
     held = {run.policy: run for run in result.runs}["held"]
-    assert held.events == "XXX"
+    assert held.events == "X" * 3
     assert {run.policy: run.kernel_held_gil for run in result.runs} == {
         "held": True,
         "released": False,
@@ -230,7 +230,7 @@ def test_the_whole_demo_in_a_pipe(tmp_path):
     )
     for number in "1234":
         assert f"\n{number}  " in child.stdout
-    assert "held       XXXXX  0 dots" in child.stdout
+    assert f"held       {'X' * 5}  0 dots" in child.stdout
     assert "\x1b" not in child.stdout + child.stderr
     assert max(map(len, child.stdout.split("\n\n4 ")[0].splitlines())) <= 100
     figures = json.loads((tmp_path / "demo.json").read_text())

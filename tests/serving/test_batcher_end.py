@@ -15,7 +15,7 @@ import torch
 
 import torchgil
 from tests.conftest import run_in_child
-from tests.serving.test_batcher import Recorder, wait_until
+from tests.serving.conftest import Recorder, wait_until
 
 
 @pytest.mark.parametrize("drain", [True, False])

@@ -1,0 +1,308 @@
+"""How requests wait: cancelled, without room, out of time, for a deadline, from threads and loops."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+
+import pytest
+import torch
+
+import torchgil
+from tests.conftest import in_threads
+from tests.serving.conftest import Recorder, wait_until
+
+# Cancelling.
+
+
+def test_cancelling_one_item_leaves_the_rest_of_the_batch_alone_where_async_batcher_hangs(held):
+    batcher, fn, _ = held
+
+    async def main():
+        tasks = [asyncio.create_task(batcher(torch.full((1, 3), float(i)))) for i in range(4)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()  # while it is queued
+        await asyncio.sleep(0)
+        fn.gate.set()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+
+    results = asyncio.run(main())
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert [results[i][0, 0].item() for i in (0, 2, 3)] == [0, 4, 6]
+    assert fn.shapes[1] == [3, 3]
+    assert batcher.stats().cancelled == 1
+
+
+def test_cancelling_a_task_whose_batch_runs_drops_its_result_alone():
+    fn = Recorder(open_=False)
+
+    async def main(batcher):
+        tasks = [asyncio.create_task(batcher(torch.full((1, 1), float(i)))) for i in range(2)]
+        while not fn.shapes:
+            await asyncio.sleep(0.001)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        fn.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with torchgil.Batcher(fn, max_delay=0.2, max_batch_size=2) as batcher:
+        cancelled, served = asyncio.run(main(batcher))
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert served.item() == 2
+        assert (batcher.stats().cancelled, batcher.stats().done) == (1, 1)
+
+
+def test_a_queued_future_can_be_cancelled_and_frees_its_place_and_a_running_one_cannot(held):
+    batcher, fn, first = held
+    futures = [batcher.submit(torch.ones(1, 3)) for _ in range(4)]
+    assert first.running()
+    assert not first.cancel()
+    assert futures[0].cancel()
+    assert futures[0].cancelled()
+    assert futures[0].cancel()  # again: still cancelled
+    done, _ = concurrent.futures.wait([futures[0]], timeout=60)
+    assert done
+    futures.append(batcher.submit(torch.ones(1, 3), timeout=60))  # there is room again
+    fn.gate.set()
+    assert len([future.result(60) for future in futures[1:]]) == 4
+    with pytest.raises(concurrent.futures.CancelledError):
+        futures[0].result()
+    assert not futures[1].cancel()
+    assert fn.shapes[1] == [4, 3]
+
+
+# Limits.
+
+
+def test_a_full_queue_raises_where_it_should():
+    fn = Recorder(open_=False)
+    with torchgil.Batcher(fn, max_delay=0, max_queue=2, on_full="raise") as batcher:
+        batcher.submit(torch.ones(1))
+        fn.wait_entered()
+        futures = [batcher.submit(torch.ones(1)) for _ in range(2)]
+        with pytest.raises(torchgil.QueueFull, match="2 requests"):
+            batcher.submit(torch.ones(1))
+        with pytest.raises(torchgil.QueueFull):
+            asyncio.run(batcher(torch.ones(1)))
+        fn.gate.set()
+        assert [future.result(60).item() for future in futures] == [2, 2]
+        assert batcher.stats().submitted == 3
+
+
+def test_a_full_queue_blocks_until_there_is_room_first_come_first_served(held):
+    batcher, fn, _ = held
+    for _ in range(4):
+        batcher.submit(torch.zeros(1, 3))
+    order = []
+
+    def wait_and_submit(i):
+        wait_until(lambda: batcher.stats().blocked == i)
+        future = batcher.submit(torch.full((1, 3), float(i)))
+        order.append(i)
+        return future.result(60)[0, 0].item()
+
+    async def wait_in_a_loop():
+        wait_until(lambda: batcher.stats().blocked == 3)
+        return (await batcher(torch.full((1, 3), 3.0)))[0, 0].item()
+
+    with concurrent.futures.ThreadPoolExecutor(5) as clients:
+        blocked = [clients.submit(wait_and_submit, i) for i in range(3)]
+        blocked.append(clients.submit(asyncio.run, wait_in_a_loop()))
+        wait_until(lambda: batcher.stats().blocked == 4)
+        assert order == []
+        fn.gate.set()
+        assert [future.result(60) for future in blocked] == [0, 2, 4, 6]
+
+
+def test_blocking_ends_with_queue_full_when_time_is_up(held):
+    batcher, _, _ = held
+    for _ in range(4):
+        batcher.submit(torch.zeros(1, 3))
+    with pytest.raises(torchgil.QueueFull, match="no room"):
+        batcher.submit(torch.zeros(1, 3), timeout=0.02)
+    with pytest.raises(torchgil.QueueFull, match="no room"):
+        asyncio.run(batcher(torch.zeros(1, 3), timeout=0.02))
+    assert batcher.stats().blocked == 0
+
+
+def test_block_timeout_holds_for_every_request():
+    fn = Recorder(open_=False)
+    with torchgil.Batcher(fn, max_delay=0, max_queue=1, block_timeout=0.02) as batcher:
+        batcher.submit(torch.zeros(1))
+        fn.wait_entered()
+        queued = batcher.submit(torch.zeros(1))
+        with pytest.raises(torchgil.QueueFull):
+            batcher.submit(torch.zeros(1))
+        with pytest.raises(torchgil.QueueFull):
+            asyncio.run(batcher(torch.zeros(1)))
+        fn.gate.set()
+        assert queued.result(60) == 0
+
+
+@pytest.mark.parametrize("per_request", [True, False])
+def test_a_request_times_out_on_time_in_the_queue_and_in_a_batch(per_request):
+    fn = Recorder(open_=False)
+    limit = {"timeout": 0.05} if per_request else {}
+    with torchgil.Batcher(fn, max_delay=0, timeout=None if per_request else 0.05) as batcher:
+        running = batcher.submit(torch.ones(1), **limit)
+        fn.wait_entered()
+        queued = batcher.submit(torch.ones(1), **limit)
+        for late in (running, queued):  # the batch still runs
+            with pytest.raises(TimeoutError, match="no result for the request after"):
+                late.result(60)
+        with pytest.raises(TimeoutError):
+            asyncio.run(batcher(torch.ones(1), **limit))
+        assert batcher.stats().timed_out == 3
+        fn.gate.set()
+        assert batcher.submit(torch.ones(1), timeout=60).result(60) == 2
+    assert len(fn.shapes) == 2
+
+
+def test_a_timeout_that_does_not_come_changes_nothing():
+    with torchgil.Batcher(lambda x: x, max_delay=0, timeout=3600) as batcher:
+        assert list(batcher.map([torch.ones(1)] * 200)) == [torch.ones(1)] * 200
+        assert asyncio.run(batcher(torch.ones(1))) == 1
+        clock = batcher._dispatcher._clock
+        wait_until(lambda: not clock._running)  # its thread sleeps for no one
+
+
+# Delay, threads, loops, workers.
+
+
+def test_a_lone_request_does_not_wait_and_a_full_batch_does_not_either():
+    # With an hour's delay, only fullness can start a batch; with none, a lone request is a batch.
+    with torchgil.Batcher(lambda x: x, max_delay=3600, max_batch_size=4) as batcher:
+        futures = [batcher.submit(torch.ones(1)) for _ in range(4)]
+        assert [future.result(60).item() for future in futures] == [1] * 4
+        assert batcher.submit(torch.ones(4)).result(60).shape == (4,)
+    with torchgil.Batcher(lambda x: x, max_delay=3600, max_queue=2) as batcher:
+        futures = [batcher.submit(torch.ones(1)) for _ in range(2)]  # a full queue has nothing to wait for
+        assert [future.result(60).item() for future in futures] == [1] * 2
+    with torchgil.Batcher(lambda x: x, max_delay=0) as batcher:
+        assert batcher.submit(torch.ones(1)).result(60) == 1
+
+
+def test_the_delay_counts_from_the_oldest_request():
+    stamps = []
+
+    def fn(batch):
+        stamps.append(time.monotonic())
+        return batch
+
+    delay = 0.3
+    with torchgil.Batcher(fn, max_delay=delay) as batcher:
+        start = time.monotonic()
+        futures = []
+        while not futures or not futures[0].done():
+            futures.append(batcher.submit(torch.ones(1)))
+            time.sleep(0.05)  # each is younger than the delay
+        first = len([future for future in futures if future.result(60) is not None])
+        assert stamps[0] - start >= delay
+        assert sum(batcher.stats().batch_rows) >= 2
+        assert first >= 2
+
+
+def test_cancelling_the_last_queued_request_ends_the_wait_for_its_deadline():
+    with torchgil.Batcher(lambda x: x, max_delay=3600) as batcher:
+        future = batcher.submit(torch.ones(1))
+        wait_until(lambda: batcher._dispatcher._due_awaited)
+        assert future.cancel()
+        wait_until(lambda: not batcher._dispatcher._drains)
+
+
+def test_threads_and_several_loops_share_one_queue():
+    with torchgil.Batcher(lambda x: x + 1, max_delay=0.001) as batcher:
+
+        def client(i):
+            async def ask():
+                return await asyncio.gather(*[batcher(torch.tensor([float(i)])) for _ in range(50)])
+
+            if i % 2:
+                return [batcher.submit(torch.tensor([float(i)])).result(60).item() for _ in range(50)]
+            return [value.item() for value in asyncio.run(ask())]
+
+        for i, values in enumerate(in_threads(client, 6)):
+            assert values == [i + 1] * 50
+        assert batcher.stats().done == 300
+
+
+def test_each_loop_is_woken_once_per_batch(held):
+    batcher, fn, _ = held
+    wakes = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(batcher(torch.ones(1, 3))) for _ in range(4)]
+        await asyncio.sleep(0)
+        original = loop.call_soon_threadsafe
+
+        def counted(*args, **kwargs):
+            wakes.append(args[0])
+            return original(*args, **kwargs)
+
+        loop.call_soon_threadsafe = counted
+        fn.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert len(wakes) == 1
+
+
+def test_a_closed_loop_does_not_harm_the_others(held):
+    batcher, fn, _ = held
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(batcher(torch.ones(1, 3)))
+    loop.run_until_complete(asyncio.sleep(0))
+    other = batcher.submit(torch.ones(1, 3))
+    loop.close()
+    fn.gate.set()
+    assert other.result(60).shape == (1, 3)
+    wait_until(lambda: batcher.stats().running == 0)
+    assert batcher.submit(torch.ones(1, 3)).result(60).shape == (1, 3)
+    task._log_destroy_pending = False  # asyncio would rightly tell that this test closed its loop too early
+
+
+def test_concurrency_runs_so_many_batches_at_once_and_no_more():
+    both = threading.Barrier(2, timeout=60)
+    inside, most = [], []
+
+    def fn(batch):
+        inside.append(1)
+        most.append(len(inside))
+        both.wait()  # passes only if another batch is inside too
+        inside.pop()
+        return batch
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with torchgil.Batcher(fn, max_delay=0, max_batch_size=1, concurrency=2, executor=pool) as batcher:
+            assert len(list(batcher.map([torch.ones(1)] * 20))) == 20
+    assert max(most) == 2
+
+
+def test_the_callers_executor_is_used_and_left_running():
+    with torchgil.ThreadPool(1, thread_name_prefix="mine") as pool:
+        names = []
+        fn = lambda x: (names.append(threading.current_thread().name), x)[1]  # noqa: E731
+        with torchgil.Batcher(fn, max_delay=0, executor=pool) as batcher:
+            batcher.submit(torch.ones(1)).result(60)
+        assert pool.submit(int, "3").result(60) == 3
+    assert names[0].startswith("mine")
+
+
+def test_map_yields_in_order_and_cancels_what_is_left():
+    fn = Recorder(lambda x: x)
+    with torchgil.Batcher(fn, max_delay=0) as batcher:
+        assert [x.item() for x in batcher.map(torch.arange(50).split(1))] == list(range(50))
+        fn.gate.clear()
+        results = batcher.map([torch.ones(1)] * 100)
+        wait_until(lambda: batcher.stats().running)
+        fn.gate.set()
+        next(results)
+        fn.gate.clear()
+        results.close()
+        fn.gate.set()
+        wait_until(lambda: not batcher.stats().running)
+        stats = batcher.stats()
+        assert stats.done + stats.cancelled == 150

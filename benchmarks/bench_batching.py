@@ -11,8 +11,10 @@ Every row of the table answers the same single-row requests on one intra-op thre
                    batching cannot mend
   batched, async-batcher   the peers, with the same batch size and from the same 256 tasks
 
-Timed: from the first request to the last result, after a warm-up of the same kind. The lone request: submit()
-to result() in turn with direct calls, in one process; max_delay=0.
+Timed: from the first request to the last result, after a warm-up of the same kind and a garbage collection (the
+first full one after the import of torch takes 80 ms, wherever it falls). The lone request: submit() to result()
+in turn with direct calls and with submit() to result() of a bare ThreadPoolExecutor, which is two wake-ups of a
+thread and the least that any batcher on an executor adds; in one process; max_delay=0.
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 
@@ -24,11 +26,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import statistics
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,7 @@ def child(configuration: dict[str, Any]) -> Any:
 
 def timed_run(run: Callable[[list[Any]], Any], warm: list[Any], timed: list[Any]) -> float:
     run(warm)
+    gc.collect()
     start = time.perf_counter()
     run(timed)
     return len(timed) / (time.perf_counter() - start)
@@ -142,6 +147,7 @@ async def from_tasks(
         await asyncio.gather(*[client(requests[i::tasks]) for i in range(tasks)])
 
     await run(warm)
+    gc.collect()
     start = time.perf_counter()
     await run(timed)
     return len(timed) / (time.perf_counter() - start)
@@ -186,7 +192,7 @@ def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
     """Microseconds of a lone request through the batcher and directly, in turn."""
     import torchgil
 
-    through, direct, awaited = [], [], []
+    through, bare, direct, awaited = [], [], [], []
 
     def since(start: float) -> float:
         return (time.perf_counter() - start) * 1e6
@@ -197,17 +203,20 @@ def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
             await batcher(requests[0])
             awaited.append(since(start))
 
-    with torchgil.Batcher(fn, max_delay=0) as batcher:
+    with torchgil.Batcher(fn, max_delay=0) as batcher, ThreadPoolExecutor(1) as executor:
         for i in range(count // 100 + 100):
-            start = time.perf_counter()
-            batcher.submit(requests[0]).result()
-            if i >= 100:
-                through.append(since(start))
-            start = time.perf_counter()
-            fn(requests[0])
-            direct.append(since(start))
+            for latencies, call in (
+                (through, lambda: batcher.submit(requests[0]).result()),
+                (direct, lambda: fn(requests[0])),
+                (bare, lambda: executor.submit(fn, requests[0]).result()),
+                (direct, lambda: fn(requests[0])),
+            ):
+                start = time.perf_counter()
+                call()
+                if i >= 100:
+                    latencies.append(since(start))
         asyncio.run(ask(batcher))
-    quantiles = {"direct": direct, "submit": through, "await": awaited}
+    quantiles = {"direct": direct, "submit": through, "await": awaited, "executor": bare}
     p50s = {f"{name}_p50_us": harness.quantile(values, 0.5) for name, values in quantiles.items()}
     return {**p50s, "submit_p99_us": harness.quantile(through, 0.99)}
 
@@ -247,7 +256,7 @@ def parent(options: argparse.Namespace) -> None:
     keys = results["lone"][0].keys()
     latency = {key: harness.spread([round_[key] for round_ in results["lone"]]) for key in keys}
     rows.append({"row": "lone request", **latency})
-    for way in ("submit", "await"):
+    for way in ("submit", "await", "executor"):
         added = [round_[f"{way}_p50_us"] - round_["direct_p50_us"] for round_ in results["lone"]]
         rows[-1][f"{way}_added_p50_us"] = harness.spread(added)
         print(

@@ -111,16 +111,17 @@ class RequestBook:
 
     # How requests end.
 
-    def settle(self, requests: Sequence[Request], results: Sequence[Any]) -> None:
-        """Deliver results to those of `requests` that still wait for one."""
-        live = []
+    def settle(self, finished: Sequence[tuple[Sequence[Request], Sequence[Any]]]) -> None:
+        """Deliver the results of batches to those of their requests that still wait for one."""
+        live: list[tuple[Request, Any]] = []
         with self._lock:
-            for request, result in zip(requests, results, strict=True):
-                request.payload = None
-                if request.state == RUNNING:
-                    request.state = SETTLED
-                    live.append((request, result))
-            self._ledger.served(requests, len(live), time.monotonic())
+            for requests, results in finished:
+                settled = len(live)
+                for request, result in zip(requests, results, strict=True):
+                    if request.state == RUNNING:
+                        request.state = SETTLED
+                        live.append((request, result))
+                self._ledger.served(requests, len(live) - settled, time.monotonic())
         resolve(live)
         if self._timed:
             self._forget([request for request, _ in live])

@@ -101,7 +101,10 @@ def resolve(outcomes: Iterable[tuple[Request, Any]]) -> None:
             except BaseException:  # from a done-callback of the caller's; the others must not pay for it
                 _log.exception("a done-callback of a batched request raised")
         else:
-            by_loop.setdefault(request.loop, []).append((request.future, result))
+            results = by_loop.get(request.loop)
+            if results is None:
+                results = by_loop[request.loop] = []
+            results.append((request.future, result))
     for loop, results in by_loop.items():
         _call_on(loop, _set_results, results)
 

@@ -13,8 +13,8 @@ Every row of the table answers the same single-row requests on one intra-op thre
 
 Timed: from the first request to the last result, after a warm-up of the same kind and a garbage collection
 (the first full one after the import of torch takes 80 ms, wherever it falls). The lone request: submit() to
-result() in turn with direct calls, and with submit() to result() of a bare ThreadPoolExecutor, the least that a
-batcher on an executor adds; in one process; max_delay=0.
+result() in turn with direct calls, and with submit() to result() of a bare ThreadPoolExecutor, the least that
+a batcher on an executor adds; in one process; max_delay=0.
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 

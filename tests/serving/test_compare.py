@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
 from torchgil.serving.compare import Result, best, compare, recommend
-from torchgil.serving.contenders import Contender, contenders
+from torchgil.serving.contenders import Contender, contenders, start
 from torchgil.serving.measure import Figures
 from torchgil.serving.subject import load
 
@@ -34,6 +35,11 @@ class Unpicklable(torch.nn.Linear):
 
 def unpicklable():
     return Unpicklable(), (torch.randn(1, 8),)
+
+sizes = []
+
+def noting():
+    return (lambda x: (sizes.append(len(x)), x)[1]), torch.randn(2, 8)
 
 def rows_depend_on_each_other():
     return (lambda x: x - x.mean(0)), torch.randn(2, 8)
@@ -132,6 +138,18 @@ def test_a_model_whose_rows_depend_on_each_other_is_not_batched(subjects):
     batched = Contender("threads", 1, batching=True)
     (result,) = compare([batched], f"{subjects}:rows_depend_on_each_other", in_flight=2, seconds=0.1)
     assert "not close" in result.error
+
+
+def test_batches_leave_every_worker_its_share_of_what_is_in_flight(subjects):
+    serving = start(Contender("threads", 2, batching=True), f"{subjects}:noting", in_flight=8)
+    try:
+        for future in [serving.submit() for _ in range(64)]:
+            future.result(60)
+    finally:
+        serving.close()
+    sizes = importlib.import_module(subjects).sizes
+    assert max(sizes) == 8  # four requests of two rows
+    assert sum(sizes) >= 128
 
 
 def test_the_best_is_the_fastest_or_close_to_it_with_less_memory():

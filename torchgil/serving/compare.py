@@ -143,7 +143,8 @@ def _settings(contender: Contender) -> list[str]:
     pool = f"torchgil.ThreadPool({contender.workers}, intra_op_threads={contender.intra_op_threads})"
     lines += [f"    pool = {pool}"]
     if contender.batching:
-        batcher = f"torchgil.Batcher({model}, executor=pool, concurrency={contender.workers})"
+        size = f"concurrency={contender.workers}, max_batch_size=rows_in_flight // {contender.workers}"
+        batcher = f"torchgil.Batcher({model}, executor=pool, {size})"
         return [*lines, f"    batcher = {batcher}", "    future = batcher.submit(x)"]
     call = f"await pool.run({model}, *args)" if contender.asyncio else f"pool.submit({model}, *args)"
     return [*lines, f"    {'result' if contender.asyncio else 'future'} = {call}"]

@@ -19,8 +19,6 @@ from torchgil.serving.subject import Subject, load
 
 __all__ = ["Contender", "Serving", "contenders", "moved_bytes", "start"]
 
-BATCH_ROWS = 32
-
 
 @dataclass(frozen=True)
 class Contender:
@@ -91,8 +89,14 @@ class Serving:
     ask: Callable[[], Awaitable[Any]] | None = None
 
 
-def start(contender: Contender, factory: str) -> Serving:
-    """Build the model and the workers, and answer a request in each worker."""
+def start(contender: Contender, factory: str, in_flight: int) -> Serving:
+    """Build the model and the workers, and answer a request in each worker.
+
+    Args:
+        contender: Which.
+        factory: `MODULE:FACTORY`.
+        in_flight: How many requests will be asked for at a time; batches share them out to the workers.
+    """
     if contender.kind in ("processes", "shared"):
         return _start_processes(contender, factory)
     subject = load(factory)
@@ -102,7 +106,7 @@ def start(contender: Contender, factory: str) -> Serving:
         contender.workers, intra_op_threads=contender.intra_op_threads, inference_mode=not contender.nogil
     )
     if contender.batching:
-        return _start_batcher(contender, subject, pool)
+        return _start_batcher(contender, subject, pool, max(1, in_flight // contender.workers))
     target = _nogil(subject) if contender.nogil else subject.target
     args, kwargs = subject.request
     _answer_in_each(pool, contender.workers, target, args, kwargs)
@@ -159,14 +163,18 @@ def _another(leaf: Any) -> Any:
     return leaf * 2 + 1 if leaf.is_floating_point() else leaf.flip(-1)  # indices must stay in range
 
 
-def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool) -> Serving:
+def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool, requests: int) -> Serving:
     target = _nogil(subject, any_rows=True) if contender.nogil else subject.target
 
     def call(request: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
         args, kwargs = request
         return target(*args, **kwargs)
 
-    batcher = Batcher(call, executor=pool, concurrency=contender.workers, max_batch_size=BATCH_ROWS)
+    # A larger batch would take all that is in flight, and leave the other workers nothing.
+    tensors = (leaf for leaf in tree_leaves(subject.request) if isinstance(leaf, torch.Tensor) and leaf.dim())
+    rows = max(1, next((len(leaf) for leaf in tensors), 1))
+    most = max(rows * requests, 2 * rows)  # the check below sends two
+    batcher = Batcher(call, executor=pool, concurrency=contender.workers, max_batch_size=most)
 
     def close() -> None:
         batcher.shutdown()

@@ -50,7 +50,7 @@ class Figures:
 def measure(contender: Contender, factory: str, *, in_flight: int, seconds: float) -> Figures:
     """Start `contender`, load it for `seconds` with `in_flight` requests at a time, and look."""
     begun = time.perf_counter()
-    serving = start(contender, factory)
+    serving = start(contender, factory, in_flight)
     start_up_s = time.perf_counter() - begun
     try:
         _load(serving, in_flight, seconds / 5)  # warm up

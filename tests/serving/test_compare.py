@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
 import torch
 
+import torchgil
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
 from torchgil.serving.compare import Result, best, compare, recommend
@@ -36,10 +36,8 @@ class Unpicklable(torch.nn.Linear):
 def unpicklable():
     return Unpicklable(), (torch.randn(1, 8),)
 
-sizes = []
-
-def noting():
-    return (lambda x: (sizes.append(len(x)), x)[1]), torch.randn(2, 8)
+def two_rows():
+    return (lambda x: x * 2), torch.randn(2, 8)
 
 def rows_depend_on_each_other():
     return (lambda x: x - x.mean(0)), torch.randn(2, 8)
@@ -140,16 +138,22 @@ def test_a_model_whose_rows_depend_on_each_other_is_not_batched(subjects):
     assert "not close" in result.error
 
 
-def test_batches_leave_every_worker_its_share_of_what_is_in_flight(subjects):
-    serving = start(Contender("threads", 2, batching=True), f"{subjects}:noting", in_flight=8)
+def test_batches_leave_every_worker_its_share_of_what_is_in_flight(subjects, monkeypatch):
+    made = []
+
+    class Spied(torchgil.Batcher):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("torchgil.serving.contenders.Batcher", Spied)
+    serving = start(Contender("threads", 2, batching=True), f"{subjects}:two_rows", in_flight=8)
     try:
         for future in [serving.submit() for _ in range(64)]:
             future.result(60)
     finally:
         serving.close()
-    sizes = importlib.import_module(subjects).sizes
-    assert max(sizes) == 8  # four requests of two rows
-    assert sum(sizes) >= 128
+    assert max(made[0].stats().batch_rows) == 8  # four requests of two rows
 
 
 def test_the_best_is_the_fastest_or_close_to_it_with_less_memory():

@@ -7,8 +7,8 @@ Every row of the table answers the same single-row requests on one intra-op thre
   by hand          a loop that concatenates 32 rows, calls, splits: the limit, nothing is queued
   torchgil ...     the batcher with batches of 32: from two threads with 128 requests in flight each; from
                    one thread through map(); from 256 tasks of one event loop that each await one request at a
-                   time; from 32 threads that each wait for one at a time: a thread switch per request, which
-                   batching cannot mend
+                   time, also with max_delay=0, where workers and callers do not take turns; from 32 threads
+                   that each wait for one at a time: a thread switch per request, which batching cannot mend
   batched, async-batcher   the peers, with the same batch size and from the same 256 tasks
 
 Timed: from the first request to the last result, after a warm-up of the same kind and a garbage collection
@@ -45,6 +45,7 @@ ROWS = [
     "torchgil threads",
     "torchgil map",
     "torchgil asyncio",
+    "torchgil asyncio, max_delay=0",
     "torchgil 32 waiting threads",
 ]
 PEERS = {"batched": "batched", "async-batcher": "async_batcher"}
@@ -153,14 +154,17 @@ async def from_tasks(
     return len(timed) / (time.perf_counter() - start)
 
 
-def torchgil_asyncio(fn: Any, warm: list[Any], timed: list[Any]) -> float:
-    import torchgil
+def from_a_loop(max_delay: float) -> Callable[..., float]:
+    def serve(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+        import torchgil
 
-    async def main() -> float:
-        async with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002) as batcher:
-            return await from_tasks(batcher, warm, timed)
+        async def main() -> float:
+            async with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=max_delay) as batcher:
+                return await from_tasks(batcher, warm, timed)
 
-    return asyncio.run(main())
+        return asyncio.run(main())
+
+    return serve
 
 
 def peer_batched(fn: Any, warm: list[Any], timed: list[Any]) -> float:
@@ -226,7 +230,8 @@ SERVE: dict[str, Callable[..., float]] = {
     "by hand": by_hand,
     "torchgil threads": from_threads(2, 128),
     "torchgil map": through_map,
-    "torchgil asyncio": torchgil_asyncio,
+    "torchgil asyncio": from_a_loop(0.002),
+    "torchgil asyncio, max_delay=0": from_a_loop(0),
     "torchgil 32 waiting threads": from_threads(32, 1),
     "batched": peer_batched,
     "async-batcher": peer_async_batcher,

@@ -1,172 +1,127 @@
-"""Turns benchmarks/results/*.json into docs/benchmarks.md and its picture. Measures nothing.
+"""Turns benchmarks/results/*.json into the tables and pictures of README.md and docs/. Measures nothing.
 
-Every budget of the project stands in BUDGETS with where its figure is found, so that the table
-says by itself which are met. The last thing that `make bench` runs.
+The last thing that `make bench` runs. A document's table stands between two comments that name its results.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
-Spread = Mapping[str, float]
+from budgets import BUDGETS, Budget, Spread, met, number
+from harness import RESULTS
 
-
-@dataclass(frozen=True)
-class Budget:
-    """One promise about speed."""
-
-    benchmark: str
-    what: str
-    at_most: bool
-    limit: float
-    unit: str
-    figure: Callable[[Any], Spread]
-
-
-def row(**wanted: Any) -> Callable[[list[Any]], Any]:
-    """The one row with these values."""
-
-    def find(rows: list[Any]) -> Any:
-        (found,) = [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
-        return found
-
-    return find
-
-
-def scaled(spread: Spread, factor: float) -> Spread:
-    return {key: spread[key] * factor for key in ("median", "min", "max")}
-
-
-def ratio(rounds: list[Any], above: Callable[[Any], float], below: Callable[[Any], float]) -> Spread:
-    """Median and extremes of a ratio taken round by round."""
-    ratios = sorted(above(r) / below(r) for r in rounds)
-    return {"median": ratios[len(ratios) // 2], "min": ratios[0], "max": ratios[-1]}
-
-
-def forward(row_name: str, key: Callable[[Any], float], base: Callable[[Any], float] | None = None) -> Any:
-    """A ratio of the transformer's row to another of its own figures, or to eager's of the same round."""
-
-    def figure(rows: Any) -> Spread:
-        rounds = rows["rounds"]["transformer"]
-        if base is not None:
-            return ratio(rounds[row_name], key, base)
-        pairs = list(zip(rounds[row_name], rounds["eager"], strict=True))
-        return ratio(pairs, lambda pair: key(pair[0]), lambda pair: key(pair[1]))
-
-    return figure
-
-
-def single(value: float) -> Spread:
-    return {"median": value, "min": value, "max": value}
-
-
-def rms_norm_slowest(rows: list[Any]) -> Spread:
-    return min((r["torch_over_torchgil"][what] for r in rows for what in ("forward", "both")), key=_median)
-
-
-def threads_against_processes(key: str) -> Callable[[list[Any]], Spread]:
-    def figure(rows: list[Any]) -> Spread:
-        threads, processes = (
-            next(r for r in rows if r["contender"]["kind"] == kind and r["contender"]["nogil"] == nogil)[key]
-            for kind, nogil in (("threads", True), ("processes", False))
-        )
-        return single(threads["median"] / processes["median"])
-
-    return figure
-
-
-def _median(spread: Spread) -> float:
-    return spread["median"]
-
-
-def _two_over_one(r: Any) -> float:
-    return float(r["per_second"]["2"])
-
-
-def _one(r: Any) -> float:
-    return float(r["per_second"]["1"])
-
-
-def _p50(r: Any) -> float:
-    return float(r["p50_s"])
-
-
-BUDGETS = [
-    Budget("call_overhead", "`released.add`, 4x4, over `torch.add`", True, 1.05, "x",
-           lambda rows: row(question="call", path="released.add")(rows)["ratio"]),
-    Budget("call_overhead", "a release over a raw `Py_BEGIN_ALLOW_THREADS` pair", True, 1.3, "x",
-           lambda rows: row(question="release", path="released's window")(rows)["ratio"]),
-    Budget("call_overhead", "`adaptive.add` beside a busy Python thread, p99 over that alone", True, 3, "x",
-           lambda rows: row(question="beside", path="adaptive.add")(rows)["p99_ratio"]),
-    Budget("scaling", "`released.spin`, two threads over one", False, 1.95, "x",
-           lambda rows: row(op="released.spin")(rows)["speedup"]),
-    Budget("scaling", "`held.spin`, two threads over one", True, 1.05, "x",
-           lambda rows: row(op="held.spin")(rows)["speedup"]),
-    Budget("scaling", "`released.matmul`, 1500x1500, two threads over one", False, 1.9, "x",
-           lambda rows: row(op="released.matmul")(rows)["speedup"]),
-    Budget("rms_norm", "`rms_norm`'s speed over torch's, the slowest of 32 cases", False, 1, "x",
-           rms_norm_slowest),
-    Budget("tracing", "the transformer's forward traced, over untraced", True, 1.1, "x",
-           lambda rows: row(question="forward", tool="torchgil.trace")(rows)["ratio"]),
-    Budget("tracing", "a release and reacquire traced, over untraced", True, 150, " ns",
-           lambda rows: row(question="pair")(rows)["added_ns"]),
-    Budget("tracing", "the watchdog beside a program at rest", True, 1, " % of a core",
-           lambda rows: scaled(row(question="watchdog", program="sleeps")(rows)["share_of_a_core"], 100)),
-    Budget("forward", "`nogil`, p50 over eager's", True, 0.95, "x", forward("graph", _p50)),
-    Budget("forward", "`nogil`, two threads over one", False, 1.9, "x",
-           forward("graph", _two_over_one, _one)),
-    Budget("forward", "`nogil` beside a busy thread, p50 less its p50 alone", True, 10, " ms",
-           lambda rows: ratio(rows["rounds"]["transformer"]["graph"],
-                              lambda r: 1e3 * (r["busy_default_p50_s"] - r["p50_s"]), lambda _: 1)),
-    Budget("forward", "the same at a switch interval of 100 us, over its p50 alone", True, 1.5, "x",
-           forward("graph", lambda r: r["busy_100us_p50_s"], _p50)),
-    Budget("forward", "`nogil`, peak memory over eager's", True, 1.1, "x",
-           forward("graph", lambda r: r["peak_mib"])),
-    Budget("forward", "`nogil(backend=\"inductor\")`, two threads over one", False, 1.9, "x",
-           forward("inductor", _two_over_one, _one)),
-    Budget("forward", "the interpreter's own cost of an instruction", True, 150, " ns",
-           lambda rows: single(1e9 * rows["about"]["overhead"]["view_interpreter_s"])),
-    Budget("batching", "`Batcher` from threads, rows over a loop of single calls", False, 3, "x",
-           lambda rows: row(row="torchgil threads")(rows)["ratio"]),
-    Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 3, "x",
-           lambda rows: row(row="torchgil asyncio")(rows)["ratio"]),
-    Budget("batching", "a lone request over the direct call, p50", True, 100, " us",
-           lambda rows: row(row="lone request")(rows)["submit_added_p50_us"]),
-    Budget("threads_vs_processes", "`nogil` threads over processes, requests per second", False, 1.2, "x",
-           threads_against_processes("requests_per_s")),
-    Budget("threads_vs_processes", "`nogil` threads over processes, memory", True, 0.6, "x",
-           threads_against_processes("pss_mb")),
-    Budget("threads_vs_processes", "`nogil` threads over processes, start-up", True, 0.1, "x",
-           threads_against_processes("start_up_s")),
-]  # fmt: skip
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def main() -> None:
     results = load()
-    (DOCS / "benchmarks.md").write_text(page(results))
+    for path, text in documents(results).items():
+        path.write_text(text)
     picture(measure(results), DOCS / "images" / "benchmarks.png")
+    compare_picture(results["threads_vs_processes"]["rows"], DOCS / "images" / "compare.png")
 
 
 def load() -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def measure(results: Mapping[str, Any]) -> list[tuple[Budget, Spread]]:
     return [(budget, budget.figure(results[budget.benchmark]["rows"])) for budget in BUDGETS]
 
 
-def met(budget: Budget, figure: Spread) -> bool:
-    return figure["median"] <= budget.limit if budget.at_most else figure["median"] >= budget.limit
+def documents(results: Mapping[str, Any]) -> dict[Path, str]:
+    """Every document that shows figures, as these results have it."""
+    return {
+        DOCS / "benchmarks.md": page(results),
+        ROOT / "README.md": filled(ROOT / "README.md", results),
+        DOCS / "serving.md": filled(DOCS / "serving.md", results),
+    }
 
 
-def number(value: float, unit: str) -> str:
-    return f"{value:.3g}{unit}" if unit == "x" or abs(value) < 100 else f"{value:.0f}{unit}"
+def filled(path: Path, results: Mapping[str, Any]) -> str:
+    def fill(found: re.Match[str]) -> str:
+        name = found["name"]
+        table = "\n".join(TABLES[name](results[name]["rows"]))
+        return f"{found['start']}\n{table}\n{found['end']}"
+
+    between = r"(?P<start><!-- (?P<name>\w+)\.json -->)\n.*?(?P<end><!-- end -->)"
+    return re.sub(between, fill, path.read_text(), flags=re.DOTALL)
+
+
+def forward_rows(rows: Any) -> list[str]:
+    ways = {
+        "eager": "eager",
+        "compile": "`torch.compile`",
+        "aoti": "AOTInductor, torch's loader",
+        "graph": "`nogil`",
+        "inductor": '`nogil`, `backend="inductor"`',
+    }
+    lines = [
+        "| | p50 alone | two threads | p50 beside a busy Python thread | with a 100 us switch interval "
+        "| a monitor's ticks/s |",
+        "|---|" + "--:|" * 5,
+    ]
+    for way, title in ways.items():
+        figures = rows["table"]["transformer"][way]
+        two = figures["per_second"]["2"]["median"] / figures["per_second"]["1"]["median"]
+        cells = [
+            f"{cell(figures, 'p50_s', 1e3, 2)} ms",
+            f"{two:.2f}x",
+            f"{cell(figures, 'busy_default_p50_s', 1e3, 1)} ms",
+            f"{cell(figures, 'busy_100us_p50_s', 1e3, 1)} ms",
+            cell(figures, "ticks_per_second", 1, 0),
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def batching_rows(rows: Any) -> list[str]:
+    titles = {
+        "singles": "a loop of single calls",
+        "by hand": "by hand: concatenate 32, call, split, no queue",
+        "torchgil threads": "`Batcher`, two threads",
+        "torchgil map": "`Batcher.map`, one thread",
+        "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
+        "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
+        "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
+        "batched": "`batched`, 256 tasks",
+        "async-batcher": "`async-batcher`, 256 tasks",
+    }
+    found = {r["row"]: r for r in rows}
+    lines = ["| | |", "|---|--:|"]
+    for name, title in titles.items():
+        ratio = found[name]["ratio"]
+        lines.append(f"| {title} | {ratio['median']:.1f}x ({ratio['min']:.1f} to {ratio['max']:.1f}) |")
+    for way, title in (
+        ("submit", "a lone request, over the direct call, p50"),
+        ("executor", "the same through a bare `ThreadPoolExecutor`"),
+    ):
+        added = found["lone request"][f"{way}_added_p50_us"]
+        lines.append(f"| {title} | +{added['median']:.0f} us ({added['min']:.0f} to {added['max']:.0f}) |")
+    return lines
+
+
+def compare_rows(rows: Any) -> list[str]:
+    lines = ["| | start s | req/s | p50 ms | p99 ms | PSS MB |", "|---|" + "--:|" * 5]
+    for r in rows:
+        cells = [
+            cell(r, "start_up_s", 1, 1),
+            cell(r, "requests_per_s", 1, 1),
+            cell(r, "p50_s", 1e3, 0),
+            cell(r, "p99_s", 1e3, 0),
+            cell(r, "pss_mb", 1, 0),
+        ]
+        lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+    return lines
+
+
+TABLES = {"forward": forward_rows, "batching": batching_rows, "threads_vs_processes": compare_rows}
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -186,10 +141,13 @@ def page(results: Mapping[str, Any]) -> str:
         low, high = (number(figure[end], "") for end in ("min", "max"))
         extremes = f" ({low} to {high})" if figure["min"] != figure["max"] else ""
         sign = "<=" if budget.at_most else ">="
+        median = number(figure["median"], budget.unit)
+        if median == number(budget.limit, budget.unit) and not met(budget, figure):
+            median = f"{figure['median']:.4g}{budget.unit}"
         cells = [
             budget.what,
             f"{sign} {number(budget.limit, budget.unit)}",
-            f"{number(figure['median'], budget.unit)}{extremes}",
+            f"{median}{extremes}",
             "met" if met(budget, figure) else "**missed**",
             f"`bench_{budget.benchmark}.py`",
         ]
@@ -268,6 +226,26 @@ def picture(measured: list[tuple[Budget, Spread]], path: Path) -> None:
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def compare_picture(rows: list[Any], path: Path) -> None:
+    """Throughput against memory, as `torchgil compare --plot` draws it."""
+    from torchgil.cli.compare import plot
+    from torchgil.serving.compare import Result
+    from torchgil.serving.contenders import Contender
+    from torchgil.serving.measure import Figures
+
+    def median(figure: Any) -> Any:
+        return figure["median"] if isinstance(figure, dict) else figure
+
+    names = [field.name for field in fields(Figures)]
+    plot(
+        [
+            Result(Contender(**r["contender"]), Figures(**{name: median(r[name]) for name in names}))
+            for r in rows
+        ],
+        str(path),
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         rows_data = [result.to_dict() for result in results]
         Path(options.json).write_text(json.dumps({**data, "rows": rows_data}, indent=1) + "\n")
     if options.plot:
-        _plot(results, options.plot)
+        plot(results, options.plot)
     return 0 if best(results) else 1
 
 
@@ -165,7 +165,8 @@ def _errors(results: list[Result]) -> str:
     return "".join(f"failed: {'; '.join(failed)}\n{error}\n\n" for error, failed in names.items())
 
 
-def _plot(results: list[Result], path: str) -> None:
+def plot(results: list[Result], path: str) -> None:
+    """Draw throughput against memory, one point per way, to the picture file `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -174,6 +175,7 @@ def _plot(results: list[Result], path: str) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     chosen = best(results)
     colours = {"single": "tab:gray", "threads": "tab:blue", "processes": "tab:red", "shared": "tab:orange"}
+    points = []
     for result in results:
         figures = result.figures
         if figures is None:
@@ -181,12 +183,20 @@ def _plot(results: list[Result], path: str) -> None:
         memory = figures.uss_mb if figures.pss_mb is None else figures.pss_mb
         size = 160 if result is chosen else 50
         axes.scatter(memory, figures.requests_per_s, s=size, c=colours[result.contender.kind], zorder=2)
-        point = (memory, figures.requests_per_s)
-        axes.annotate(result.contender.name, point, (7, 3), textcoords="offset points", fontsize=8)
+        points.append((figures.requests_per_s, memory, result.contender.name))
     axes.set(
         xlabel="memory of all processes, MB", ylabel="requests per second", title="Up and left is better"
     )
     axes.set_xlim(0, 1.35 * axes.get_xlim()[1])  # room for the last name
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.grid(alpha=0.3)
+    figure.canvas.draw()  # places the axes
+    taken: list[tuple[float, float]] = []
+    for rate, memory, name in sorted(points, reverse=True):
+        x, at = axes.transData.transform((memory, rate)) * 72 / figure.dpi
+        y = at
+        while any(abs(x - left) < 170 and abs(y - height) < 10 for left, height in taken):
+            y -= 1  # under the name that stands there
+        taken.append((x, y))
+        axes.annotate(name, (memory, rate), (9, y - at - 3), textcoords="offset points", fontsize=8)
     figure.savefig(path, dpi=150)

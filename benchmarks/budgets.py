@@ -1,0 +1,144 @@
+"""What the project promises about speed, and where in benchmarks/results each figure is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Spread = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One promise about speed."""
+
+    benchmark: str
+    what: str
+    at_most: bool
+    limit: float
+    unit: str
+    figure: Callable[[Any], Spread]
+
+
+def of_row(figure: str, factor: float = 1, **wanted: Any) -> Callable[[list[Any]], Spread]:
+    """A figure of the one row with these values, times `factor`."""
+
+    def find(rows: list[Any]) -> Spread:
+        (found,) = [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
+        return {key: found[figure][key] * factor for key in ("median", "min", "max")}
+
+    return find
+
+
+def ratio(rounds: list[Any], above: Callable[[Any], float], below: Callable[[Any], float]) -> Spread:
+    """Median and extremes of a ratio taken round by round."""
+    ratios = sorted(above(r) / below(r) for r in rounds)
+    return {"median": ratios[len(ratios) // 2], "min": ratios[0], "max": ratios[-1]}
+
+
+def forward(row_name: str, key: Callable[[Any], float], base: Callable[[Any], float] | None = None) -> Any:
+    """A ratio of the transformer's row to another of its own figures, or to eager's of the same round."""
+
+    def figure(rows: Any) -> Spread:
+        rounds = rows["rounds"]["transformer"]
+        if base is not None:
+            return ratio(rounds[row_name], key, base)
+        pairs = list(zip(rounds[row_name], rounds["eager"], strict=True))
+        return ratio(pairs, lambda pair: key(pair[0]), lambda pair: key(pair[1]))
+
+    return figure
+
+
+def single(value: float) -> Spread:
+    return {"median": value, "min": value, "max": value}
+
+
+def rms_norm_slowest(rows: list[Any]) -> Spread:
+    return min((r["torch_over_torchgil"][what] for r in rows for what in ("forward", "both")), key=_median)
+
+
+def over_processes(key: str, threads: str = "2 x 1 threads, nogil") -> Callable[[list[Any]], Spread]:
+    """A way's figure over that of the process pool with a model in each."""
+
+    def figure(rows: list[Any]) -> Spread:
+        medians = {r["name"]: r[key]["median"] for r in rows}
+        return single(medians[threads] / medians["2 processes"])
+
+    return figure
+
+
+def _median(spread: Spread) -> float:
+    return spread["median"]
+
+
+def _two_over_one(r: Any) -> float:
+    return float(r["per_second"]["2"])
+
+
+def _one(r: Any) -> float:
+    return float(r["per_second"]["1"])
+
+
+def _p50(r: Any) -> float:
+    return float(r["p50_s"])
+
+
+BUDGETS = [
+    Budget("call_overhead", "`released.add`, 4x4, over `torch.add`", True, 1.05, "x",
+           of_row("ratio", question="call", path="released.add")),
+    Budget("call_overhead", "a release over a raw `Py_BEGIN_ALLOW_THREADS` pair", True, 1.3, "x",
+           of_row("ratio", question="release", path="released's window")),
+    Budget("call_overhead", "`adaptive.add` beside a busy Python thread, p99 over that alone", True, 3, "x",
+           of_row("p99_ratio", question="beside", path="adaptive.add")),
+    Budget("scaling", "`released.spin`, two threads over one", False, 1.95, "x",
+           of_row("speedup", op="released.spin")),
+    Budget("scaling", "`held.spin`, two threads over one", True, 1.05, "x",
+           of_row("speedup", op="held.spin")),
+    Budget("scaling", "`released.matmul`, 1500x1500, two threads over one", False, 1.9, "x",
+           of_row("speedup", op="released.matmul")),
+    Budget("rms_norm", "`rms_norm`'s speed over torch's, the slowest of 32 cases", False, 1, "x",
+           rms_norm_slowest),
+    Budget("tracing", "the transformer's forward traced, over untraced", True, 1.1, "x",
+           of_row("ratio", question="forward", tool="torchgil.trace")),
+    Budget("tracing", "a release and reacquire traced, over untraced", True, 150, " ns",
+           of_row("added_ns", question="pair")),
+    Budget("tracing", "the watchdog beside a program at rest", True, 1, " % of a core",
+           of_row("share_of_a_core", 100, question="watchdog", program="sleeps")),
+    Budget("forward", "`nogil`, p50 over eager's", True, 0.95, "x", forward("graph", _p50)),
+    Budget("forward", "`nogil`, two threads over one", False, 1.9, "x",
+           forward("graph", _two_over_one, _one)),
+    Budget("forward", "`nogil` beside a busy thread, p50 less its p50 alone", True, 10, " ms",
+           lambda rows: ratio(rows["rounds"]["transformer"]["graph"],
+                              lambda r: 1e3 * (r["busy_default_p50_s"] - r["p50_s"]), lambda _: 1)),
+    Budget("forward", "the same at a switch interval of 100 us, over its p50 alone", True, 1.5, "x",
+           forward("graph", lambda r: r["busy_100us_p50_s"], _p50)),
+    Budget("forward", "`nogil`, peak memory over eager's", True, 1.1, "x",
+           forward("graph", lambda r: r["peak_mib"])),
+    Budget("forward", "`nogil(backend=\"inductor\")`, two threads over one", False, 1.9, "x",
+           forward("inductor", _two_over_one, _one)),
+    Budget("forward", "the interpreter's own cost of an instruction", True, 150, " ns",
+           lambda rows: single(1e9 * rows["about"]["overhead"]["view_interpreter_s"])),
+    Budget("batching", "`Batcher` from threads, rows over a loop of single calls", False, 3, "x",
+           of_row("ratio", row="torchgil threads")),
+    Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 3, "x",
+           of_row("ratio", row="torchgil asyncio")),
+    Budget("batching", "a lone request over the direct call, p50", True, 100, " us",
+           of_row("submit_added_p50_us", row="lone request")),
+    Budget("threads_vs_processes", "`nogil` threads over processes, requests per second", False, 1.2, "x",
+           over_processes("requests_per_s")),
+    Budget("threads_vs_processes", "the same, threads that batch", False, 1.2, "x",
+           over_processes("requests_per_s", "2 x 1 threads, nogil, batching")),
+    Budget("threads_vs_processes", "`nogil` threads over processes, memory", True, 0.6, "x",
+           over_processes("pss_mb")),
+    Budget("threads_vs_processes", "`nogil` threads over processes, start-up", True, 0.1, "x",
+           over_processes("start_up_s")),
+]  # fmt: skip
+
+
+def met(budget: Budget, figure: Spread) -> bool:
+    return figure["median"] <= budget.limit if budget.at_most else figure["median"] >= budget.limit
+
+
+def number(value: float, unit: str) -> str:
+    return f"{value:.3g}{unit}" if unit == "x" or abs(value) < 100 else f"{value:.0f}{unit}"

@@ -47,7 +47,7 @@ class Dispatcher(RequestBook):
     its batch it appoints the next collector, up to `concurrency` drains. An idle batcher has none, but for a
     worker that lingers.
 
-    Where batches are quick, worker and callers would pass the GIL to and fro for longer than a batch
+    Where batches are quick, worker and callers would hand the GIL back and forth for longer than a batch
     computes, so they take turns: a worker is woken for an event loop's requests at the loop's next turn, when
     they have come together, and the results of alike batches in a row are told together. A 64-wide MLP and
     256 tasks that await: 17 us a row where each wakes the other at once, 10 us in turns, and half the wait.

@@ -45,6 +45,7 @@ SOURCES = [
     "csrc/ops/library.cpp",
     "csrc/ops/matmul.cpp",
     "csrc/ops/nms.cpp",
+    "csrc/ops/parker.cpp",
     "csrc/ops/rms_norm.cpp",
     "csrc/ops/timed.cpp",
     "csrc/ops/witness.cpp",

@@ -19,6 +19,7 @@ MAY_SEE_PYTHON = {
     "csrc/ops/policies.h",  # likewise
 }
 MAY_SEE_PYTHON_STEMS = {
+    "csrc/ops/parker",  # a lock of Python's is its portable sleep
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/forward/decode",  # likewise for the instruction list
     "csrc/tracing/gil_events",

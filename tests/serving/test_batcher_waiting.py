@@ -207,7 +207,7 @@ def test_the_delay_counts_from_the_oldest_request():
 def test_cancelling_the_last_queued_request_ends_the_wait_for_its_deadline():
     with torchgil.Batcher(lambda x: x, max_delay=3600) as batcher:
         future = batcher.submit(torch.ones(1))
-        wait_until(lambda: batcher._dispatcher._due_awaited)
+        wait_until(lambda: batcher._dispatcher._collection_awaited)
         assert future.cancel()
         wait_until(lambda: not batcher._dispatcher._drains)
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torchgil.ops.parker import Parker
 from torchgil.serving.expiry import ExpiryClock
 from torchgil.serving.ledger import BatcherLedger
 from torchgil.serving.requests import (
@@ -51,8 +52,8 @@ class RequestBook:
         self._queue = queue
         self._raise_when_full = raise_when_full
         self._lock = threading.Lock()
-        self._due = threading.Condition(self._lock)  # whoever collects the next batch may wait here
-        self._due_awaited = False
+        self._collection = Parker()  # whoever collects the next batch may wait here, without the lock
+        self._collection_awaited = False
         self._closed = False
         self._blocked: deque[tuple[Request, Any]] = deque()  # with their keys
         self._clock = ExpiryClock(self.expire)
@@ -98,8 +99,8 @@ class RequestBook:
             raise _no_room(request)
 
     def _push(self, request: Request, key: Any) -> None:
-        if self._queue.push(request, key) and self._due_awaited:
-            self._due.notify()
+        if self._queue.push(request, key) and self._collection_awaited:
+            self._collection.unpark()
 
     def _admit(self) -> None:
         """Give room that came free to those who wait for it."""
@@ -184,8 +185,8 @@ class RequestBook:
     def _take_back(self, request: Request) -> bool:
         if request.state == QUEUED:
             self._queue.discard(request)
-            if not self._queue.requests and self._due_awaited:
-                self._due.notify()  # nothing is left to wait for
+            if not self._queue.requests and self._collection_awaited:
+                self._collection.unpark()  # nothing is left to wait for
         elif request.state == BLOCKED:
             self._blocked = deque(entry for entry in self._blocked if entry[0] is not request)
         elif request.state not in (NEW, RUNNING):

@@ -46,6 +46,7 @@ class ThreadRequest(LeanFuture):
     group: Any = None
     timed = False  # has a timeout, which the batcher's clock watches
     admitted: threading.Lock | None = None  # held while the request is blocked
+    attend: Callable[[ThreadRequest], None] | None = None  # of a lone request: waits for a moment
 
     def __init__(
         self, withdraw: Callable[[ThreadRequest], bool], payload: Any, rows: int, submitted_s: float
@@ -62,6 +63,14 @@ class ThreadRequest(LeanFuture):
             True where the request is cancelled.
         """
         return self._withdraw(self) or self.cancelled()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `concurrent.futures.Future.result`."""
+        attend = self.attend
+        if attend is not None and (timeout is None or timeout >= 0.001):
+            attend(self)
+            self.attend = None
+        return super().result(timeout)
 
     def running(self) -> bool:
         """True while a batch holds the request."""

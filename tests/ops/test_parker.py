@@ -107,7 +107,8 @@ def test_a_signal_handler_that_returns_does_not_end_a_park():
         import os, signal, threading
         from torchgil.ops.parker import Parker
         parker = Parker()
-        signal.signal(signal.SIGUSR1, lambda *_: (print("handled"), threading.Timer(0.1, parker.unpark).start()))
+        later = threading.Timer(0.1, parker.unpark)
+        signal.signal(signal.SIGUSR1, lambda *_: (print("handled"), later.start()))
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         print(parker.park(60))
         """

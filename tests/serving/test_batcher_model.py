@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -28,6 +29,7 @@ class Asked:
     value: float
     rows: int
     timed: bool
+    awaited: bool  # by a task on an event loop
     cancelled: bool = False
     endings: list = field(default_factory=list)
 
@@ -69,8 +71,8 @@ class BatcherMachine(RuleBasedStateMachine):
             raise ValueError("bad item")
         return batch * 2
 
-    def note(self, future, value, rows, timed):
-        asked = Asked(future, value, rows, timed)
+    def note(self, future, value, rows, timed, *, awaited=False):
+        asked = Asked(future, value, rows, timed, awaited)
         future.add_done_callback(asked.endings.append)
         self.asked.append(asked)
 
@@ -96,7 +98,8 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(value=st.sampled_from([1.0, BAD]), rows=st.integers(1, 3), timeout=st.sampled_from([None, 0.0005]))
     def await_on_a_loop(self, value, rows, timeout):
         request = self.batcher(torch.full((rows, 1), value), timeout=timeout)
-        self.note(asyncio.run_coroutine_threadsafe(request, self.loop), value, rows, timeout is not None)
+        future = asyncio.run_coroutine_threadsafe(request, self.loop)
+        self.note(future, value, rows, timeout is not None, awaited=True)
 
     # How many were taken depends on the clock; what hypothesis draws must not.
     @rule(which=st.integers(0, 1000))
@@ -149,6 +152,22 @@ class BatcherMachine(RuleBasedStateMachine):
             self.check(asked)
         stats = self.batcher.stats()
         assert (stats.queued, stats.running, stats.blocked) == (0, 0, 0)
+        # What the batcher counted is what its callers saw; but a cancelled task may have been answered by then.
+        seen = Counter(self.outcome(asked) for asked in self.asked)
+        unsure = sum(asked.awaited and asked.future.cancelled() for asked in self.asked)
+        for outcome in ("done", "failed", "timed_out"):
+            assert seen[outcome] <= getattr(stats, outcome) <= seen[outcome] + unsure, (outcome, seen, stats)
+        # A task that came after the shutdown was refused, which counts nowhere.
+        sure = sum(self.outcome(asked) == "dropped" and not asked.awaited for asked in self.asked)
+        assert sure <= stats.dropped <= seen["dropped"] + unsure, (seen, stats)
+        assert seen["cancelled"] - unsure <= stats.cancelled <= seen["cancelled"]
+
+    def outcome(self, asked):
+        if asked.future.cancelled():
+            return "cancelled"
+        kinds = {torchgil.BatcherClosed: "dropped", torchgil.QueueFull: "full", TimeoutError: "timed_out"}
+        error = asked.future.exception(0)
+        return "done" if error is None else kinds.get(type(error), "failed")
 
     def check(self, asked):
         assert asked.future.done(), asked

@@ -122,13 +122,40 @@ def test_a_result_that_waits_to_be_told_is_not_lost_with_a_batch_that_hangs(quic
     with pytest.raises(TimeoutError):
         timed.result(60)
     batcher.shutdown(timeout=0.01)
-    for future in futures:
+    assert [future.result(0).tolist() for future in futures[:FULL]] == [[[1.0] * 3]] * FULL
+    for future in futures[FULL:]:
         with pytest.raises(torchgil.BatcherClosed):
             future.result(0)
     gate.set()
     pool.shutdown()
     stats = batcher.stats()
-    assert (stats.dropped, stats.timed_out, stats.running, stats.queued) == (4, 1, 0, 0)
+    assert (stats.done, stats.dropped, stats.timed_out) == (FULL, FULL, 1)
+    assert (stats.running, stats.queued) == (0, 0)
+
+
+def test_a_request_whose_result_waits_to_be_told_has_it_when_its_time_is_up(quick):
+    gate = threading.Event()
+    calls = []
+
+    def hangs_at_the_second(batch):
+        calls.append(len(batch))
+        assert len(calls) == 1 or gate.wait(60)
+        return batch * 2
+
+    start = Recorder(open_=False)
+    with torchgil.ThreadPool(1, intra_op_threads=1) as pool:
+        pool.submit(start, 0)  # both batches are there when the worker is
+        batcher = quick(hangs_at_the_second, executor=pool)
+        first = [batcher.submit(torch.ones(1, 3), timeout=0.5) for _ in range(FULL)]
+        second = ask(batcher, 1)
+        start.gate.set()
+        assert [future.result(60).tolist() for future in first] == [[[2.0] * 3]] * FULL
+        assert not any(future.done() for future in second)
+        gate.set()
+        for future in second:
+            future.result(60)
+        batcher.shutdown()
+    assert batcher.stats().timed_out == 0
 
 
 # An event loop's requests: a worker is woken at the loop's next turn.

@@ -294,3 +294,27 @@ def test_an_exception_in_the_block_does_not_drop_queued_calls():
 def test_quantile_is_an_observed_value():
     assert quantile(range(1, 101), 0.99) == 99
     assert quantile([3], 0.5) == 3
+
+
+def test_a_call_that_raises_stop_iteration_says_so_to_who_awaits_it():
+    async def main(pool):
+        with pytest.raises(RuntimeError, match="raised StopIteration"):
+            await asyncio.wait_for(pool.run(next, iter([])), 60)
+
+    with torchgil.ThreadPool(1) as pool:
+        asyncio.run(main(pool))
+
+
+@pytest.mark.parametrize(("cores", "workers", "share"), [(8, 3, 2), (8, 8, 1), (2, 3, 1), (96, 5, 19)])
+def test_the_cores_are_shared_out_without_a_remainder(monkeypatch, cores, workers, share):
+    monkeypatch.setattr("torchgil.serving.pool.usable_cores", lambda: cores)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torchgil.ThreadPool(workers) as pool:
+            stats = pool.stats()
+    assert (stats.workers, stats.intra_op_threads) == (workers, share)
+
+
+def test_a_number_far_over_any_machine_is_refused():
+    with pytest.raises(ValueError, match="intra_op_threads must be at least 1 and at most 4096"):
+        torchgil.ThreadPool(1, intra_op_threads=2**33)

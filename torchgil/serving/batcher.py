@@ -7,7 +7,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -46,12 +46,14 @@ class Batcher:
     Args:
         fn: Called with a batch, in a thread of `executor`.
         max_batch_size: Most rows in a batch; a request with more fails with ValueError.
-        max_delay: Seconds that the oldest request may wait for others. As long, but 2 ms at most, a result
-            may wait for the next batch's, where such batches take less. 0: a batch is what is there, and the
+        max_delay: Seconds that the oldest request may wait for others. Where batches take less than this, and
+            less than 2 ms, a result may wait for the next batch's, at most until a timeout, and requests of
+            an event loop for its next turn. 0: a batch is what is there, results are told at once, and the
             caller of a lone request that will take less than 0.1 ms waits for it awake, keeping a core busy
             for 0.2 ms at most (not with an `executor` of yours, nor on one core).
         max_queue: Most requests that wait for a batch.
-        on_full: "block": `submit` waits for room; "raise": it raises QueueFull.
+        on_full: "block": `submit` waits for room; "raise": it raises QueueFull, as it always does in a
+            done-callback or in `fn` itself, for which the batcher waits.
         block_timeout: Seconds to wait for room before QueueFull; None: for ever.
         timeout: Seconds each request may take from `submit` to its result; None: any time.
         executor: A thread executor, yours to shut down; None: a `ThreadPool` of the batcher's own, with
@@ -64,6 +66,9 @@ class Batcher:
 
     Raises:
         ValueError, TypeError: For arguments that make no sense.
+
+    Give `fn` its own `torch.inference_mode()` or `no_grad()`: results with a graph are views of one batch,
+    and a caller's `backward` would run through its neighbours' rows too.
 
     Example:
         >>> import torch
@@ -104,6 +109,8 @@ class Batcher:
             )
         if on_full not in ("block", "raise"):
             raise ValueError(f'Batcher: on_full must be "block" or "raise", got {on_full!r}')
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"Batcher: executor must be an Executor, got {type(executor).__name__}")
         if isinstance(executor, ProcessPoolExecutor):
             raise TypeError("Batcher: executor must run threads of this process, got ProcessPoolExecutor")
         self._fn = fn
@@ -130,7 +137,6 @@ class Batcher:
             awake_s=_AWAKE_S if self._own_pool and max_delay == 0 and usable_cores() > 1 else 0.0,
             raise_when_full=on_full == "raise",
         )
-        self._withdraw = self._dispatcher.withdraw
 
     def submit(self, x: Any, *, timeout: float | None = None) -> ThreadRequest:
         """Queue the request `x`.
@@ -270,7 +276,11 @@ class Batcher:
 
     async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
         """`shutdown` without blocking the event loop."""
-        await asyncio.to_thread(self.shutdown, drain, timeout)
+        # Not in the loop's own executor: its last free worker may be the one that the batches wait for.
+        thread = ThreadPoolExecutor(1, "torchgil-batcher-close")
+        closing = thread.submit(self.shutdown, drain, timeout)
+        thread.shutdown(wait=False)
+        await asyncio.wrap_future(closing)
 
     def __enter__(self) -> Batcher:
         return self
@@ -281,9 +291,11 @@ class Batcher:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.shutdown(
-            drain=exc_type is None or issubclass(exc_type, Exception)
-        )  # Ctrl-C: finish what runs, no more
+        try:
+            self.shutdown(drain=not _interrupts(exc_type))  # Ctrl-C: finish what runs, no more
+        except KeyboardInterrupt:
+            self.shutdown(drain=False, timeout=0)
+            raise
 
     async def __aenter__(self) -> Batcher:
         return self
@@ -294,7 +306,10 @@ class Batcher:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.aclose(drain=exc_type is None or issubclass(exc_type, Exception))
+        await self.aclose(drain=not _interrupts(exc_type))
+
+    def _withdraw(self, request: Request) -> bool:
+        return not self._home.left and self._dispatcher.withdraw(request)
 
     def _too_large(self, rows: int) -> ValueError:
         return ValueError(
@@ -327,6 +342,11 @@ def _results(requests: list[ThreadRequest]) -> Iterator[Any]:
     finally:
         for request in requests:
             request.cancel()
+
+
+def _interrupts(exc_type: type[BaseException] | None) -> bool:
+    # On an event loop, Ctrl-C is the cancellation of its main task.
+    return exc_type is not None and issubclass(exc_type, KeyboardInterrupt | asyncio.CancelledError)
 
 
 def _seconds(name: str, value: float | None) -> float | None:

@@ -51,7 +51,7 @@ class RequestBook:
     def __init__(self, queue: RowQueue, *, raise_when_full: bool) -> None:
         self._queue = queue
         self._raise_when_full = raise_when_full
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # it knows its owner; nobody takes it twice
         self._collection = Parker()  # whoever collects the next batch may wait here, without the lock
         self._collection_awaited = False
         self._closed = False
@@ -69,6 +69,12 @@ class RequestBook:
             if self._closed:
                 return BatcherClosed("the batcher is shut down; it takes no more requests")
             return QueueFull(f"the batcher's queue is full ({self._queue.requests} requests)")
+        if isinstance(request, ThreadRequest) and self._is_worker():
+            request.state = REFUSED
+            return QueueFull(
+                f"the batcher's queue is full ({self._queue.requests} requests), and a done-callback or the "
+                "batched function itself must not wait for room: the batcher waits for it"
+            )
         request.state = BLOCKED
         if isinstance(request, ThreadRequest):
             request.admitted = threading.Lock()
@@ -112,17 +118,29 @@ class RequestBook:
 
     # How requests end.
 
+    def _is_worker(self) -> bool:
+        """Whether the calling thread is one that batches wait for."""
+        return False
+
+    def _untold(self) -> list[tuple[list[Request], Sequence[Any]]]:
+        """Batches that are done and whose results wait to be told."""
+        return []
+
     def settle(self, finished: Sequence[tuple[Sequence[Request], Sequence[Any]]]) -> None:
         """Deliver the results of batches to those of their requests that still wait for one."""
         live: list[tuple[Request, Any]] = []
         with self._lock:
             for requests, results in finished:
-                settled = len(live)
-                for request, result in zip(requests, results, strict=True):
-                    if request.state == RUNNING:
-                        request.state = SETTLED
-                        live.append((request, result))
-                self._ledger.served(requests, len(live) - settled, time.monotonic())
+                told = [
+                    (request, result)
+                    for request, result in zip(requests, results, strict=True)
+                    if request.state == RUNNING
+                ]
+                for request, _ in told:
+                    request.state = SETTLED
+                if told:
+                    self._ledger.served(told, time.monotonic())
+                live += told
         resolve(live)
         if self._timed:
             self._forget([request for request, _ in live])
@@ -145,17 +163,21 @@ class RequestBook:
         """Cancel `request`; True where that came about.
 
         A batch keeps a thread's request; that of an event loop is given up in a batch too, for its task is
-        gone.
+        gone. A finalizer that the garbage collector runs amid this object's own work withdraws nothing.
         """
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks
+            return False
         with self._lock:
             if request.state == RUNNING and isinstance(request, ThreadRequest):
                 return False
             self._ledger.cancelled += request.state in (QUEUED, RUNNING)
             taken = self._take_back(request)
         if taken:
-            if isinstance(request, ThreadRequest):
-                request.set_cancelled()
-            self._forget([request])
+            try:
+                if isinstance(request, ThreadRequest):
+                    request.set_cancelled()
+            finally:  # a done-callback may raise
+                self._forget([request])
         return taken
 
     def expire_blocked(self, request: Request) -> None:
@@ -163,7 +185,14 @@ class RequestBook:
         self.expire(request, only_blocked=True)
 
     def expire(self, request: Request, *, only_blocked: bool = False) -> None:
-        """Fail `request` for lateness: QueueFull while it is blocked, else TimeoutError; in a batch too."""
+        """Fail `request` for lateness: QueueFull while it is blocked, else TimeoutError; in a batch too.
+
+        A result that waits to be told is told instead.
+        """
+        with self._lock:
+            untold = self._untold() if request.state == RUNNING else []
+        if untold:
+            self.settle(untold)
         with self._lock:
             blocked = request.state == BLOCKED
             if only_blocked and not blocked:
@@ -234,7 +263,7 @@ class RequestBook:
         try:
             self._clock.watch(request, expires_s)
         except RuntimeError as error:
-            raise BatcherClosed(f"the batcher can time no more requests: {error}") from error
+            raise BatcherClosed(f"the batcher takes no more requests: {error}") from error
 
     def _forget(self, requests: Sequence[Request]) -> None:
         if self._timed:

@@ -14,6 +14,25 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 __all__ = ["Collation"]
 
 
+class _Structure:
+    """A request's pytree structure; one that cannot be compared, as with arrays in it, equals no other."""
+
+    __slots__ = ("_hash", "spec")
+
+    def __init__(self, spec: TreeSpec) -> None:
+        self.spec = spec
+        self._hash = hash(spec)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return isinstance(other, _Structure) and bool(self.spec == other.spec)
+        except Exception:
+            return False
+
+
 class Collation:
     """Joins requests and splits results; each of the three steps can be the user's own.
 
@@ -61,7 +80,7 @@ class Collation:
         keys = tuple(
             None if leaf is None else (type(leaf), leaf.dtype, leaf.device, leaf.shape[1:]) for leaf in leaves
         )
-        return leaves, rows, (spec, keys)
+        return leaves, rows, (_Structure(spec), keys)
 
     def join(self, payloads: list[Any], key: Any) -> Any:
         """The batch of `payloads`, which share `key`. Always a copy, so that the function may write to it."""
@@ -69,7 +88,7 @@ class Collation:
             return self._collate(payloads)
         if type(payloads[0]) is not list:
             return torch.cat(payloads)
-        spec: TreeSpec = key[0]
+        spec: TreeSpec = key[0].spec
         columns = zip(*payloads, strict=True)
         return tree_unflatten([None if column[0] is None else torch.cat(column) for column in columns], spec)
 
@@ -81,7 +100,7 @@ class Collation:
                 raises.
         """
         if self._split is not None:
-            results = self._split(result, rows)
+            results = list(self._split(result, rows))  # a lazy sequence would raise amid the telling
             if len(results) != len(rows):
                 raise ValueError(f"split returned {len(results)} results for {len(rows)} requests")
             return results

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from torchgil.ops.parker import Parker
@@ -174,10 +174,18 @@ class Dispatcher(RequestBook):
     def _start(self, drain: _Drain) -> None:
         try:
             future = self._executor.submit(self._drain, drain)
-        except RuntimeError as error:  # the executor, or the interpreter, is shut down
-            self._lose(drain, str(error))
+        except BaseException as error:  # the executor, or the interpreter, is shut down; it is full; Ctrl-C
+            self._lose(drain, str(error) or type(error).__name__)
+            if not isinstance(error, Exception):
+                raise
         else:
-            future.add_done_callback(lambda _: self._lose(drain, "it dropped the batch's turn"))
+            future.add_done_callback(lambda future: self._ended(drain, future))
+
+    def _ended(self, drain: _Drain, future: Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:  # a fault of ours
+            _log.error("torchgil's batcher failed", exc_info=error)
+        self._lose(drain, "it dropped the batch's turn" if error is None else f"it failed with {error!r}")
 
     def _lose(self, drain: _Drain, why: str) -> None:
         """Notice a drain that the executor will not run; a no-op after a drain that ran."""
@@ -206,13 +214,14 @@ class Dispatcher(RequestBook):
                 results = None
             now_s = time.monotonic()
             drain.lasted_s = self._lasted_s = now_s - drain.took_s
+            for request in batch:
+                request.payload = None  # not under the lock: to free a tensor releases the GIL
             if results is not None:
-                for request in batch:
-                    request.payload = None  # not under the lock: to free a tensor releases the GIL
                 if not drain.finished:
                     drain.finished_s = now_s
                 drain.finished.append((batch, results))
             drain.batch = []
+            del batch, results, request  # this thread may wait long
 
     def _next(self, drain: _Drain) -> bool:
         """Take the next batch for `drain`, and tell what it has finished unless that can wait for this batch.
@@ -251,6 +260,12 @@ class Dispatcher(RequestBook):
                     self._told.unpark()  # otherwise as this worker stops
             if drain.batch:
                 return True
+
+    def _is_worker(self) -> bool:
+        return any(drain.ident == threading.get_ident() for drain in self._drains)
+
+    def _untold(self) -> list[tuple[list[Request], Sequence[Any]]]:
+        return [batch for drain in self._drains for batch in drain.finished]
 
     def _wait(self, now_s: float) -> bool:
         """Wait until there may be a batch; False where there is none to wait for."""
@@ -296,8 +311,12 @@ class Dispatcher(RequestBook):
         if last is not None:
             self._start(last)
         with self._lock:
-            inside = any(other.ident == threading.get_ident() for other in self._drains)  # in a done-callback
+            inside = self._is_worker()  # in a done-callback
             finished = inside or self._idle.wait_for(lambda: not self._drains, timeout_s)
+            untold = [] if finished else self._untold()
+        if untold:
+            self.settle(untold)
+        with self._lock:
             late: list[Request] = []
             if not finished:
                 late = self._drop_all()

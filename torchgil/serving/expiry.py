@@ -33,14 +33,17 @@ class ExpiryClock:
         self._watched = 0
         self._executor: ThreadPoolExecutor | None = None
         self._running = False
+        self._closed = False
 
     def watch(self, request: ThreadRequest, expires_s: float) -> None:
         """Watch `request` until `forget`; `expires_s` is on the monotonic clock.
 
         Raises:
-            RuntimeError: At interpreter exit.
+            RuntimeError: After `close`, or at interpreter exit.
         """
         with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is shut down")
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "torchgil-batcher-clock")
             if not self._running:
@@ -66,6 +69,7 @@ class ExpiryClock:
     def close(self) -> None:
         """End the thread once nothing is watched; nothing may be watched after."""
         with self._changed:
+            self._closed = True
             executor = self._executor
         if executor is not None:
             executor.shutdown(wait=False)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 __all__ = ["LeanFuture"]
 
-_making = threading.Lock()
+# Whoever makes a future's condition, and whoever answers a future that has none: so one of them is first.
+# Reentrant, for the garbage collector may run a finalizer right there that asks another future.
+_making = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _making
+    _making = threading.RLock()  # in a forked child nobody is left to release the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class LeanFuture(Future[Any]):
     """A future made to be answered before anyone waits, as most are that a batch answers.
 
     The standard one makes a condition, a lock, a queue and two lists each time: 2 us to make, set and read,
-        and six
-    objects for the garbage collector to walk, which at a thousand requests in flight costs more than the
-    model. Here they come into being when somebody waits, adds a callback or asks `concurrent.futures.wait`.
-    All of these take `_condition` before they look at `_state`, and `set_result` looks for `_condition` after
-    it has set `_state`: so either they see the result, or it sees them.
+    and six objects for the garbage collector to walk, which at a thousand requests in flight costs more than
+    the model. Here they come into being when somebody waits, adds a callback or asks
+    `concurrent.futures.wait`.
 
     Example:
         >>> future = LeanFuture()
@@ -40,15 +50,15 @@ class LeanFuture(Future[Any]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        made = self._made
-        if made is None:
+        if self._made is None:
+            condition = threading.Condition()
             with _making:
-                made = self._made
-                if made is None:
+                if self._made is None:
                     self._waiters = []
                     self._done_callbacks = []
-                    self._made = made = threading.Condition()
-        return made
+                    self._made = condition
+        assert self._made is not None
+        return self._made
 
     def set_result(self, result: Any) -> None:
         """Set the result, once.
@@ -56,17 +66,12 @@ class LeanFuture(Future[Any]):
         Raises:
             concurrent.futures.InvalidStateError: The future has its outcome.
         """
-        if self._made is not None or self._state != "PENDING":
-            super().set_result(result)
-            return
-        self._result = result
-        self._state = "FINISHED"
-        if self._made is not None:  # somebody came between
-            with self._made:
-                for waiter in self._waiters:
-                    waiter.add_result(self)
-                self._made.notify_all()
-            self._invoke_callbacks()
+        with _making:
+            if self._made is None and self._state == "PENDING":
+                self._result = result
+                self._state = "FINISHED"
+                return
+        super().set_result(result)
 
     def result(self, timeout: float | None = None) -> Any:
         """The result, waited for if need be.

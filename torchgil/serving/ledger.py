@@ -25,10 +25,10 @@ class BatcherLedger:
         self._waits_s.extend([now_s - request.submitted_s for request in batch])
         self._batch_rows[sum([request.rows for request in batch])] += 1
 
-    def served(self, requests: Sequence[Request], done: int, now_s: float) -> None:
-        """A batch, or the part of one that was tried again, has its results."""
-        self.done += done
-        self._served.append((now_s, sum([request.rows for request in requests])))
+    def served(self, told: Sequence[tuple[Request, object]], now_s: float) -> None:
+        """Requests of one batch, or of the part of one that was tried again, have their results."""
+        self.done += len(told)
+        self._served.append((now_s, sum([request.rows for request, _ in told])))
 
     def snapshot(
         self, *, queued: int, queued_rows: int, blocked: int, running: int, now_s: float

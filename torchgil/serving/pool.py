@@ -273,7 +273,14 @@ class ThreadPool(ThreadPoolExecutor):
             3
         """
         context = contextvars.copy_context()
-        return await asyncio.wrap_future(self.submit(lambda: context.run(fn, *args, **kwargs)))
+
+        def call() -> T:
+            try:
+                return context.run(fn, *args, **kwargs)
+            except StopIteration as stop:  # no future of asyncio takes it, and the task would wait for ever
+                raise RuntimeError(f"{fn!r} raised StopIteration") from stop
+
+        return await asyncio.wrap_future(self.submit(call))
 
     def stats(self, *, gil: bool = False, window: float = 0.1) -> PoolStats:
         """What the pool is doing.
@@ -327,7 +334,7 @@ class ThreadPool(ThreadPoolExecutor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        interrupted = exc_type is not None and not issubclass(exc_type, Exception)
+        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
         try:
             self.shutdown(wait=True, cancel_futures=interrupted)
         except KeyboardInterrupt:
@@ -337,6 +344,6 @@ class ThreadPool(ThreadPoolExecutor):
 
 def _at_least_one(name: str, value: int) -> int:
     number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"ThreadPool: {name} must be at least 1, got {number}")
+    if not 1 <= number <= 4096:  # far over any machine's cores: more is a mistake
+        raise ValueError(f"ThreadPool: {name} must be at least 1 and at most 4096, got {number}")
     return number

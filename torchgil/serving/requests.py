@@ -147,9 +147,10 @@ def _set_results(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
 
 
 def _set_errors(futures: list[asyncio.Future[Any]], error: BaseException) -> None:
-    if isinstance(error, StopIteration):  # asyncio refuses it: it would end the coroutine that awaits
-        stop, error = error, RuntimeError("the batched function raised StopIteration")
-        error.__cause__ = stop
+    if isinstance(error, StopIteration) or not isinstance(error, Exception):
+        # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
+        cause, error = error, RuntimeError(f"the batched function raised {type(error).__name__}")
+        error.__cause__ = cause
     for future in futures:
         if not future.done():
             future.set_exception(error)

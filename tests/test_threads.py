@@ -164,3 +164,11 @@ class TestUsableCores:
 
     def test_no_control_groups_no_quota(self, tmp_path: Path):
         assert threads._cgroup_quota(tmp_path, tmp_path / "absent") is None
+
+    @pytest.mark.parametrize(
+        ("affinity", "quota", "cores"), [(8, None, 8), (8, 2.5, 2), (2, 6.0, 2), (4, 0.5, 1)]
+    )
+    def test_is_the_smaller_of_affinity_and_quota_and_one_at_least(self, monkeypatch, affinity, quota, cores):
+        monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+        monkeypatch.setattr(threads, "_cgroup_quota", lambda: quota)
+        assert threads.usable_cores() == cores

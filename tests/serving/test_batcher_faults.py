@@ -150,16 +150,18 @@ def test_a_map_in_garbage_that_is_collected_amid_the_batchers_work_harms_nobody(
     run_in_child(
         """
         import gc, torch, torchgil
-        with torchgil.Batcher(lambda x: x, max_delay=0) as batcher:
-            def leave():
-                results = batcher.map([torch.ones(1)] * 8)
-                next(results)
-                cycle = [results]
-                cycle.append(cycle)
-            gc.set_threshold(1, 1, 1)
-            for _ in range(100):
-                leave()
-                batcher.submit(torch.ones(1)).result(60)
+        class Node:
+            pass
+        batcher = torchgil.Batcher(lambda x: x, max_delay=0, max_batch_size=1)
+        gc.freeze()
+        gc.set_threshold(1, 1, 1)
+        for _ in range(300):
+            node = Node()
+            node.results, node.itself = batcher.map([torch.ones(1)] * 4), node
+            next(node.results)
+            del node
+            batcher.submit(torch.ones(1)).result(60)
+        batcher.shutdown()
         """,
         timeout=60,
     )

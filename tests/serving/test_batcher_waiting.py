@@ -250,6 +250,45 @@ def test_each_loop_is_woken_once_per_batch(held):
     assert len(wakes) == 1
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_batch_wakes_each_of_its_loops_once(held, fails):
+    batcher, fn, _ = held
+    if fails:
+        fn.fn = lambda x: x / 0 if len(x) == 1 else [][0]  # as a whole, and each half again
+    wakes = []
+    queued = threading.Barrier(2, timeout=60)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.ensure_future(batcher(torch.ones(1, 3))) for _ in range(2)]
+        await asyncio.sleep(0)
+        original = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *args, **kwargs: (wakes.append(loop), original(*args, **kwargs))[1]
+        if queued.wait() == 0:
+            fn.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    batcher._retry_halves = not fails
+    answers = in_threads(lambda _: asyncio.run(main()), 2)
+    assert len(wakes) == len(set(map(id, wakes))) == 2
+    assert all(isinstance(answer, IndexError) == fails for pair in answers for answer in pair)
+
+
+@pytest.mark.parametrize("waits_for", ["the deadline", "a next request"])
+def test_a_worker_that_waits_does_not_poll(waits_for, monkeypatch):
+    monkeypatch.setattr("torchgil.serving.batcher._LINGER_S", 3600)
+    with torchgil.Batcher(lambda x: x, max_delay=3600, max_batch_size=2) as batcher:
+        batcher.submit(torch.ones(2)).result(60)
+        if waits_for == "the deadline":
+            batcher.submit(torch.ones(1))
+        wait_until(lambda: batcher._dispatcher._collection_awaited)
+        with torchgil.trace() as trace:
+            time.sleep(0.1)
+        report = trace.report()
+    workers = [thread for thread in report.threads if thread.name.startswith("torchgil-batcher")]
+    assert sum(thread.releases for thread in workers) <= 3  # each millisecond would be a hundred
+
+
 def test_a_closed_loop_does_not_harm_the_others(held):
     batcher, fn, _ = held
     loop = asyncio.new_event_loop()
@@ -265,17 +304,21 @@ def test_a_closed_loop_does_not_harm_the_others(held):
 
 
 def test_concurrency_runs_so_many_batches_at_once_and_no_more():
-    both = threading.Barrier(2, timeout=60)
-    inside, most = [], []
+    lock, both = threading.Lock(), threading.Barrier(2, timeout=60)
+    inside, most = 0, []
 
     def fn(batch):
-        inside.append(1)
-        most.append(len(inside))
+        nonlocal inside
+        with lock:
+            inside += 1
+            most.append(inside)
         both.wait()  # passes only if another batch is inside too
-        inside.pop()
+        time.sleep(0.001)  # a third would come in
+        with lock:
+            inside -= 1
         return batch
 
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:  # room for more
         with torchgil.Batcher(fn, max_delay=0, max_batch_size=1, concurrency=2, executor=pool) as batcher:
             assert len(list(batcher.map([torch.ones(1)] * 20))) == 20
     assert max(most) == 2
@@ -298,11 +341,13 @@ def test_map_yields_in_order_and_cancels_what_is_left():
         fn.gate.clear()
         results = batcher.map([torch.ones(1)] * 100)
         wait_until(lambda: batcher.stats().running)
+        fn.fn = lambda x: (fn.gate.clear(), x)[1]  # the next batch is held
         fn.gate.set()
         next(results)
-        fn.gate.clear()
         results.close()
+        fn.fn = lambda x: x
         fn.gate.set()
         wait_until(lambda: not batcher.stats().running)
         stats = batcher.stats()
         assert stats.done + stats.cancelled == 150
+        assert stats.cancelled >= 100 - 2 * 32

@@ -67,6 +67,9 @@ class Batcher:
     Raises:
         ValueError, TypeError: For arguments that make no sense.
 
+    Warns:
+        RuntimeWarning: As `ThreadPool`, where `concurrency` exceeds the usable cores.
+
     Give `fn` its own `torch.inference_mode()` or `no_grad()`: results with a graph are views of one batch,
     and a caller's `backward` would run through its neighbours' rows too.
 

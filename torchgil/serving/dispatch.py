@@ -47,7 +47,7 @@ class Dispatcher(RequestBook):
     There is no thread of its own and no polling. While requests wait, exactly one drain is the collector: it
     was handed to the executor, or waits for the oldest request's deadline, or is about to look. When it has
     its batch it appoints the next collector, up to `concurrency` drains. An idle batcher has none, but for a
-    worker that lingers.
+    worker that lingers; and where batches are quick, an event loop's requests have none until its next turn.
 
     Where batches are quick, worker and callers would hand the GIL back and forth for longer than a batch
     computes, so they take turns: a worker is woken for an event loop's requests at the loop's next turn, when

@@ -152,7 +152,7 @@ class BatcherMachine(RuleBasedStateMachine):
             self.check(asked)
         stats = self.batcher.stats()
         assert (stats.queued, stats.running, stats.blocked) == (0, 0, 0)
-        # What the batcher counted is what its callers saw; but a cancelled task may have been answered before.
+        # What the batcher counted is what callers saw; but a cancelled task may have been answered before.
         seen = Counter(self.outcome(asked) for asked in self.asked)
         unsure = sum(asked.awaited and asked.future.cancelled() for asked in self.asked)
         for outcome in ("done", "failed", "timed_out"):

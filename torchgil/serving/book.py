@@ -131,13 +131,11 @@ class RequestBook:
         live: list[tuple[Request, Any]] = []
         with self._lock:
             for requests, results in finished:
-                told = [
-                    (request, result)
-                    for request, result in zip(requests, results, strict=True)
-                    if request.state == RUNNING
-                ]
-                for request, _ in told:
-                    request.state = SETTLED
+                told = []
+                for request, result in zip(requests, results, strict=True):
+                    if request.state == RUNNING:
+                        request.state = SETTLED
+                        told.append((request, result))
                 if told:
                     self._ledger.served(told, time.monotonic())
                 live += told

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["LeanFuture"]
+__all__ = ["LeanFuture", "set_results"]
 
 # Whoever makes a future's condition, and whoever answers a future that has none: so one of them is first.
 # Reentrant, for the garbage collector may run a finalizer right there that asks another future.
@@ -21,6 +22,29 @@ def _renew_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
+
+
+F = TypeVar("F", bound="LeanFuture")
+
+
+def set_results(outcomes: Iterable[tuple[F, Any]]) -> list[tuple[F, Any]]:
+    """Set the results of futures that nobody has waited for yet.
+
+    Args:
+        outcomes: Futures and their results.
+
+    Returns:
+        The others: somebody waits, or they have an outcome.
+    """
+    others = []
+    with _making:
+        for future, result in outcomes:
+            if future._made is None and future._state == "PENDING":
+                future._result = result
+                future._state = "FINISHED"
+            else:
+                others.append((future, result))
+    return others
 
 
 class LeanFuture(Future[Any]):
@@ -66,12 +90,8 @@ class LeanFuture(Future[Any]):
         Raises:
             concurrent.futures.InvalidStateError: The future has its outcome.
         """
-        with _making:
-            if self._made is None and self._state == "PENDING":
-                self._result = result
-                self._state = "FINISHED"
-                return
-        super().set_result(result)
+        if set_results([(self, result)]):
+            super().set_result(result)
 
     def result(self, timeout: float | None = None) -> Any:
         """The result, waited for if need be.

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torchgil.serving.lean_future import LeanFuture
+from torchgil.serving.lean_future import LeanFuture, set_results
 
 __all__ = [
     "BLOCKED",
@@ -103,17 +103,21 @@ Request = ThreadRequest | LoopRequest
 def resolve(outcomes: Iterable[tuple[Request, Any]]) -> None:
     """Give each request its result. Each event loop is woken once, however many of its requests there are."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    of_threads: list[tuple[ThreadRequest, Any]] = []
     for request, result in outcomes:
         if isinstance(request, ThreadRequest):
-            try:
-                request.set_result(result)
-            except BaseException:  # from a done-callback of the caller's; the others must not pay for it
-                _log.exception("a done-callback of a batched request raised")
+            of_threads.append((request, result))
         else:
             results = by_loop.get(request.loop)
             if results is None:
                 results = by_loop[request.loop] = []
             results.append((request.future, result))
+    if of_threads:
+        for waited_for, result in set_results(of_threads):
+            try:
+                waited_for.set_result(result)
+            except BaseException:  # from a done-callback of the caller's; the others must not pay for it
+                _log.exception("a done-callback of a batched request raised")
     for loop, results in by_loop.items():
         _call_on(loop, _set_results, results)
 

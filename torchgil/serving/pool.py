@@ -10,7 +10,6 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +18,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from torchgil.serving.calls import Call, CallLedger
 from torchgil.serving.process import HomeProcess
-from torchgil.serving.stats import PoolStats, quantile
+from torchgil.serving.stats import PoolStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
 
 __all__ = ["ThreadPool"]
@@ -31,92 +31,12 @@ T = TypeVar("T")
 _thread = threading.local()  # keeps a worker's inference mode entered for as long as the worker lives
 
 
-class _Ledger:
-    """Counts calls. Calls and workers refer to it, never to the pool, so that a dropped pool is collected."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._submitted = self._started = self._done = self._failed = self._cancelled = 0
-        self._busy_s = 0.0
-        self._running_since_s = 0.0  # sum of the start times of the calls that run now
-        self._waits_s: deque[float] = deque(maxlen=4096)
-        self.worker_idents: set[int] = set()
-        self.broken = False
-
-    def submitted(self, calls: int) -> None:
-        with self._lock:
-            self._submitted += calls
-
-    def settled(self, future: Future[Any]) -> None:
-        # Done and failed are counted by the call itself, before its future lets the caller go on.
-        if future.cancelled():
-            with self._lock:
-                self._cancelled += 1
-
-    def started(self, submitted_s: float) -> float:
-        now = time.perf_counter()
-        with self._lock:
-            self._started += 1
-            self._running_since_s += now
-            self._waits_s.append(now - submitted_s)
-        return now
-
-    def finished(self, started_s: float, *, failed: bool) -> None:
-        now = time.perf_counter()
-        with self._lock:
-            self._done += not failed
-            self._failed += failed
-            self._running_since_s -= started_s
-            self._busy_s += now - started_s
-
-    def snapshot(self, workers: int, intra_op_threads: int) -> PoolStats:
-        with self._lock:
-            running = self._started - self._done - self._failed
-            queued = self._submitted - self._started - self._cancelled
-            lost = queued if self.broken else 0
-            busy_s = self._busy_s + running * time.perf_counter() - self._running_since_s
-            waits_s = list(self._waits_s)
-            done, failed, cancelled = self._done, self._failed + lost, self._cancelled
-        return PoolStats(
-            workers=workers,
-            intra_op_threads=intra_op_threads,
-            queued=queued - lost,
-            running=running,
-            done=done,
-            failed=failed,
-            cancelled=cancelled,
-            busy_s=max(0.0, busy_s),
-            queue_wait_p50_s=quantile(waits_s, 0.5),
-            queue_wait_p99_s=quantile(waits_s, 0.99),
-        )
-
-
-class _Call:
-    """One call on its way to a worker."""
-
-    __slots__ = ("_args", "_fn", "_kwargs", "_ledger", "_submitted_s")
-
-    def __init__(self, ledger: _Ledger, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._ledger, self._fn, self._args, self._kwargs = ledger, fn, args, kwargs
-        self._submitted_s = time.perf_counter()
-
-    def __call__(self) -> Any:
-        started_s = self._ledger.started(self._submitted_s)
-        failed = True
-        try:
-            result = self._fn(*self._args, **self._kwargs)
-            failed = False
-            return result
-        finally:
-            self._ledger.finished(started_s, failed=failed)
-
-
 class _WorkerStart:
     """What each worker does before its first call."""
 
     def __init__(
         self,
-        ledger: _Ledger,
+        ledger: CallLedger,
         intra_op_threads: int,
         inference_mode: bool,
         cores: Sequence[int] | None,
@@ -220,7 +140,7 @@ class ThreadPool(ThreadPoolExecutor):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._ledger = _Ledger()
+        self._ledger = CallLedger()
         self._home = HomeProcess("ThreadPool")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
@@ -247,7 +167,7 @@ class ThreadPool(ThreadPoolExecutor):
         self._home.check()
         self._ledger.submitted(1)
         try:
-            future = super().submit(_Call(self._ledger, fn, args, kwargs))
+            future = super().submit(Call(self._ledger, fn, args, kwargs))
         except BaseException:
             self._ledger.submitted(-1)
             raise

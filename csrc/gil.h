@@ -35,17 +35,20 @@ inline bool interpreter_is_finalizing() {
 /// op ends after the interpreter began to shut down never gets the GIL: before
 /// 3.14 CPython answers with pthread_exit(), whose unwinding meets a destructor
 /// and ends the process with "terminate called without an active exception".
-/// Such a thread is parked instead, as CPython 3.14 itself does.
+/// Such a thread is parked instead, as CPython 3.14 itself does. The one thread
+/// that still gets it is the one that shuts the interpreter down: who holds the
+/// GIL after that began can be no other.
 class ReleaseWindow {
  public:
-  ReleaseWindow() : state_(PyThreadState_Get()) {}
+  ReleaseWindow()
+      : state_(PyThreadState_Get()), finalizer_(interpreter_is_finalizing()) {}
   ReleaseWindow(const ReleaseWindow&) = delete;
   ReleaseWindow& operator=(const ReleaseWindow&) = delete;
   ReleaseWindow(ReleaseWindow&&) = delete;
   ReleaseWindow& operator=(ReleaseWindow&&) = delete;
 
   ~ReleaseWindow() {
-    if (interpreter_is_finalizing()) {
+    if (!finalizer_ && interpreter_is_finalizing()) {
       park_for_ever();
     }
     released_.disarm(); // its own way back cannot be left by unwinding
@@ -57,7 +60,9 @@ class ReleaseWindow {
   }
 
  private:
-  PyThreadState* state_; // before the GIL is released
+  // Both before the GIL is released.
+  PyThreadState* state_;
+  bool finalizer_;
   pybind11::gil_scoped_release released_;
 };
 

@@ -163,3 +163,19 @@ def test_the_torch_pin_stands_in_one_place():
         if "torch==2" in (ROOT / name).read_text(errors="ignore")
     ]
     assert with_pin == ["pyproject.toml"]
+
+
+def test_a_question_whether_torch_is_there_does_not_cost_the_ops():
+    child = run_in_child(
+        """
+        import importlib.util, sys, torchgil
+        for name in ("torch", "torch._dynamo"):
+            assert importlib.util.find_spec(name) is not None
+        import torch
+        print(torch.ops.torchgil.add(torch.ones(1), torch.ones(1)).item(), torch.__spec__.loader.__module__)
+        fn = torch.compile(lambda a: torchgil.released.add(a, a), fullgraph=True, backend="eager")
+        print(fn(torch.ones(1)).item())
+        print([f for f in sys.meta_path if type(f).__module__ == "torchgil._imports"])
+        """
+    )
+    assert child.stdout.splitlines() == ["2.0 _frozen_importlib_external", "2.0", "[]"]

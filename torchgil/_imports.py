@@ -10,6 +10,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -28,25 +29,39 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, callback: Callable[[], None]) -> None:
         self._name = name
         self._callback = callback
+        self._asking = _Asking()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._name or self not in sys.meta_path:
+        if fullname != self._name or self._asking.here:
             return None
-        sys.meta_path.remove(self)  # once; and the real finders answer below
-        spec = importlib.util.find_spec(fullname)
+        self._asking.here = True  # the real finders answer
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking.here = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._callback)
+            spec.loader = _Loader(spec.loader, self)
         return spec
+
+    def imported(self) -> None:
+        """The module is there. Not before: many only ask whether it could be imported."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            self._callback()
+
+
+class _Asking(threading.local):
+    here = False
 
 
 class _Loader(importlib.abc.Loader):
     """The module's own loader, and one thing after it."""
 
-    def __init__(self, loader: importlib.abc.Loader, callback: Callable[[], None]) -> None:
+    def __init__(self, loader: importlib.abc.Loader, finder: _Finder) -> None:
         self._loader = loader
-        self._callback = callback
+        self._finder = finder
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -57,4 +72,4 @@ class _Loader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._callback()
+        self._finder.imported()

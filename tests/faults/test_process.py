@@ -54,6 +54,35 @@ def test_a_daemon_thread_whose_op_ends_during_shutdown_is_parked():
     assert (child.stdout, child.stderr) == ("end\n", "")
 
 
+@pytest.mark.parametrize("call", ["released", "adaptive", "nogil"])
+def test_the_thread_that_shuts_the_interpreter_down_gets_the_gil_back(call):
+    child = run_in_child(
+        """
+        import functools, os, sys, torch, torchgil
+
+        x = torch.ones(1)
+        calls = {
+            "released": functools.partial(torchgil.released.spin, 0.001),
+            "adaptive": functools.partial(torchgil.adaptive.sleep, 0.01),
+            "nogil": functools.partial(torchgil.nogil(torch.nn.ReLU(), (x,)), x),
+        }
+
+        class AtTheVeryEnd:
+            def __init__(self):
+                self.call, self.write = calls[sys.argv[1]], os.write
+
+            def __del__(self):
+                self.call()
+                self.write(1, b"came back")
+
+        sys.keep = AtTheVeryEnd()
+        """,
+        call,
+        timeout=60,
+    )
+    assert child.stdout == "came back"
+
+
 def test_plain_threads_are_waited_for():
     child = run_in_child(
         """

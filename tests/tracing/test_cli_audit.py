@@ -51,6 +51,39 @@ def test_a_script_sees_what_it_sees_under_python(script, tmp_path):
     assert "MainThread" in under_audit.stderr
 
 
+def test_a_script_means_what_it_means_under_python(script, tmp_path):
+    path = script(
+        """
+        import os
+        def annotated(x: 3): pass
+        print(annotated.__annotations__, os.path.isabs(__file__))
+        """
+    )
+    under_python = audit(path.name, command=(), cwd=tmp_path)
+    assert under_python.stdout == "{'x': 3} True\n"
+    assert audit(path.name, cwd=tmp_path).stdout == under_python.stdout
+
+
+@pytest.mark.parametrize("command", ["audit", "watch"])
+def test_a_script_that_leaves_an_executor_open_ends_as_under_python(script, command):
+    path = script(
+        """
+        import threading, time
+        from concurrent.futures import ThreadPoolExecutor
+        pool = ThreadPoolExecutor(2)
+        print(pool.submit(int).result(), flush=True)
+        def late():
+            time.sleep(0.1)
+            threading.Thread(target=print, args=("the last thread",)).start()
+        threading.Thread(target=late).start()
+        pool.submit(time.sleep, 0.2).add_done_callback(lambda _: print("the last call", flush=True))
+        """
+    )
+    done = audit(path, command=("-m", "torchgil", command))
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == ["0", "the last call", "the last thread"]
+
+
 def test_a_module_sees_what_it_sees_under_python(script, tmp_path):
     script("import sys; print(sys.argv, __name__, __package__, sys.path[0])", "package/__main__.py")
     script("", "package/__init__.py")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from torchgil.tracing.recording import Kind, Recording, ThreadRecording
-from torchgil.tracing.report import build_report, verdict_of
+from torchgil.tracing.recording import Kind, Recording, State, ThreadRecording
+from torchgil.tracing.report import _holders_meanwhile, build_report, verdict_of
 from torchgil.tracing.text import duration
 
 MS = 1_000_000
@@ -219,3 +219,25 @@ def test_json_has_a_version_and_all_numbers(tmp_path):
 )
 def test_durations_have_three_digits(seconds, text):
     assert duration(seconds) == text
+
+
+def test_who_held_meanwhile_is_looked_up_not_searched_for_from_the_start():
+    steps = 0
+
+    class Counted(list):
+        def __getitem__(self, at):
+            nonlocal steps
+            steps += 1
+            return super().__getitem__(at)
+
+        def __iter__(self):
+            nonlocal steps
+            for item in super().__iter__():
+                steps += 1
+                yield item
+
+    n = 1000
+    holds = Counted((10 * i, 10 * i + 4, "holder") for i in range(n))
+    waits = [(10 * i, 10 * i + 10, State.WAIT) for i in range(n)]
+    assert _holders_meanwhile(waits, holds) == {"holder": pytest.approx(4 * n * 1e-9)}
+    assert 0 < steps < 20 * n  # from the start each time: n * n / 2

@@ -59,13 +59,14 @@ def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
         source = file.read()
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     main = types.ModuleType("__main__")
-    main.__file__ = path
+    main.__file__ = os.path.abspath(path)
     main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
 
     def execute() -> None:
         # It stays __main__ after its end: threads and exit handlers still look into it.
         sys.modules["__main__"] = main
-        exec(compile(source, path, "exec"), main.__dict__)
+        # Not with this file's own __future__ imports.
+        exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
 
     return execute, command
 
@@ -76,9 +77,14 @@ def _module(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
 
 
 def _wait_for_threads() -> None:
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    """What the interpreter does at its end, to the same effect: an executor's idle workers end only then."""
+    callbacks: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
+    while callbacks:
+        callbacks.pop()()
+    while threads := [
+        t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon
+    ]:
+        threads[0].join()
 
 
 def _show(error: BaseException) -> None:

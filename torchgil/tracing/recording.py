@@ -218,10 +218,18 @@ def _claimed(thread: ThreadRecording, recording: Recording) -> list[Segment]:
     return segments
 
 
+# Calling the enumeration for each event would take longer than all else that is done with it.
+_GIL_KINDS = {
+    int(kind): kind
+    for kind in (Kind.RELEASE, Kind.FORCED_RELEASE, Kind.REQUEST, Kind.ACQUIRE, Kind.THREAD_END)
+}
+
+
 def _gil_events(thread: ThreadRecording) -> Iterator[tuple[int, Kind]]:
-    for time_ns, kind in zip(thread.times_ns, thread.kinds, strict=True):
-        if kind <= Kind.ACQUIRE or kind == Kind.THREAD_END:
-            yield time_ns, Kind(kind)
+    for time_ns, number in zip(thread.times_ns, thread.kinds, strict=True):
+        kind = _GIL_KINDS.get(number)
+        if kind is not None:
+            yield time_ns, kind
 
 
 def _resolve(claims: list[list[Segment]]) -> list[list[Segment]]:

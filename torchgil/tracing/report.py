@@ -6,7 +6,7 @@ import json
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,8 @@ def _holders_meanwhile(segments: list[Segment], holds: list[tuple[int, int, str]
         if state is not State.WAIT:
             continue
         first = bisect_right(holds, start, key=lambda hold: hold[1])
-        for begin, until, name in islice(holds, first, None):
+        for at in range(first, len(holds)):  # a slice would copy, an islice walk, all of them for each wait
+            begin, until, name = holds[at]
             if begin >= end:
                 break
             waited[name] += min(end, until) - max(start, begin)

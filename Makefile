@@ -40,7 +40,7 @@ installs: # every way of installing, each in a fresh environment
 	.ci/installs
 
 clean:
-	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py
+	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py $(VENV)/.built
 
 # torch first and exactly: any looser requirement can bring gigabytes of CUDA packages.
 $(VENV)/.torch: pyproject.toml

@@ -35,17 +35,27 @@ inline double bytes(const at::Tensor& t) {
   return elements(t) * static_cast<double>(t.itemsize());
 }
 
+/// Elements of what a and b, both dense CPU tensors, broadcast to.
+inline double broadcast_elements(const at::Tensor& a, const at::Tensor& b) {
+  double elements = 1;
+  for (int64_t from_last = 1; from_last <= std::max(a.dim(), b.dim());
+       ++from_last) {
+    const int64_t of_a = from_last <= a.dim() ? a.size(-from_last) : 1;
+    const int64_t of_b = from_last <= b.dim() ? b.size(-from_last) : 1;
+    elements *= static_cast<double>(of_a == 1 ? of_b : of_a);
+  }
+  return elements;
+}
+
 inline double add(
     const at::Tensor& a, const at::Tensor& b, const at::Scalar& /*alpha*/) {
-  // Read both, write the larger: a broadcast of both against each other, an
-  // outer sum, multiplies out.
-  const double read_a = bytes(a), read_b = bytes(b);
-  double written = std::max(read_a, read_b);
-  if (std::isfinite(written) && a.dim() > 0 && b.dim() > 0 &&
-      a.sizes() != b.sizes()) {
-    written = std::max(written, elements(a) * elements(b));
+  const double read = bytes(a) + bytes(b);
+  if (!std::isfinite(read)) {
+    return kForEver;
   }
-  return (read_a + read_b + written) / kBytesPerSecond;
+  const auto itemsize =
+      static_cast<double>(std::max(a.itemsize(), b.itemsize()));
+  return (read + broadcast_elements(a, b) * itemsize) / kBytesPerSecond;
 }
 
 inline double matmul(const at::Tensor& a, const at::Tensor& b) {

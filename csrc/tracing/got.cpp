@@ -187,8 +187,15 @@ void restore() {
 }
 
 void restore_after_fork() {
+  // Not by asking the loader what is loaded: a thread that stayed in the parent
+  // may have its lock. What was unloaded is no longer mapped.
+  const auto mappings = read_mappings();
   for (auto& scanned : scanned_objects) {
-    std::for_each(scanned.slots.begin(), scanned.slots.end(), put_back);
+    for (auto& slot : scanned.slots) {
+      if (protection_of(mappings, slot.address) == slot.protection) {
+        put_back(slot);
+      }
+    }
   }
 }
 

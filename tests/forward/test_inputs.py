@@ -172,3 +172,19 @@ def test_dynamic_ints_keep_to_their_bounds() -> None:
         forward(torch.ones(2), 10)
     with pytest.raises(TypeError, match="'n' was exported as an int, got bool"):
         forward(torch.ones(2), True)
+
+
+@pytest.mark.parametrize("declared", [Dim("rows", max=64), Dim.DYNAMIC(max=64), Dim.DYNAMIC])
+@pytest.mark.parametrize("size", [0, 1, 2, 64])
+def test_an_upper_bound_declares_no_lower_one(declared: Any, size: int) -> None:
+    model = nn.Linear(4, 4).eval()
+    forward = torchgil.nogil(model, (torch.ones(2, 4),), dynamic_shapes={"input": {0: declared}})
+    x = torch.randn(size, 4)
+    assert torch.equal(forward(x), model(x))
+
+
+def test_a_lower_bound_that_was_declared_is_kept() -> None:
+    rows = Dim("rows", min=2, max=64)
+    forward = torchgil.nogil(nn.Linear(4, 4).eval(), (torch.ones(3, 4),), dynamic_shapes={"input": {0: rows}})
+    with pytest.raises(ValueError, match="must be at least 2"):
+        forward(torch.ones(1, 4))

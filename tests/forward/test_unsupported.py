@@ -39,6 +39,19 @@ class WeightWriter(Counter):
         return x * self.weight
 
 
+class ChunkWriter(Counter):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.chunk(3)[0].mul_(2)
+        return x + self.count
+
+
+def _set_and_write(x: Tensor) -> Tensor:
+    y = torch.zeros(3)
+    y.set_(x)
+    y.add_(1)
+    return y
+
+
 def of(function: Callable[..., Any]) -> nn.Module:
     class Model(nn.Module):
         def forward(self, x: Tensor) -> Any:
@@ -56,6 +69,16 @@ UNSUPPORTED = [
     ("writes to a weight", WeightWriter, "writes to the parameter 'weight'"),
     ("writes to an input", lambda: of(lambda x: x.add_(1)), "writes to the input 'x', a data race.*returns the new value"),
     ("writes to a view of an input", lambda: of(lambda x: x.view(-1)[1:].zero_()), "writes to the input 'x'"),
+    *(
+        (f"writes to a view out of {what}", lambda views=views: of(lambda x: views(x)[0].add_(1)), "writes to the input 'x'")
+        for what, views in {
+            "split": lambda x: x.split(2), "chunk": lambda x: x.chunk(2), "unbind": lambda x: x.unbind(0),
+            "tensor_split": lambda x: x.tensor_split(2), "iteration": lambda x: list(x),
+        }.items()
+    ),
+    ("writes to a view of a buffer out of chunk", lambda: ChunkWriter(), "writes to the buffer 'count'"),
+    ("writes to the last of a list of views", lambda: of(lambda x: x.split(2)[-1].add_(1)), "writes to the input 'x'"),
+    ("writes to what set_ made the input", lambda: of(_set_and_write), "writes to the input 'x'"),
     ("writes with out=", lambda: of(lambda x: torch.add(x, 1, out=x)), "writes to the input 'x'"),
     ("renormalising embedding", lambda: nn.Sequential(nn.Linear(3, 3), _Renorm()), "writes to the parameter '1.table.weight'"),
     ("dropout", lambda: of(lambda x: F.dropout(x, 0.5, training=True)), r"dropout in training mode; call model.eval\(\)"),
@@ -150,3 +173,17 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(model, (x,))
+
+
+@pytest.mark.parametrize("views", [Tensor.split, Tensor.chunk], ids=["split", "chunk"])
+def test_views_of_the_graphs_own_values_may_be_written(views: Callable[..., Any]) -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        first, *_ = views(y, 2)
+        first.mul_(5)
+        return y
+
+    x = torch.ones(3)
+    forward = torchgil.nogil(of(function), (torch.zeros(3),))
+    assert torch.equal(forward(x), function(x))
+    assert torch.equal(x, torch.ones(3))

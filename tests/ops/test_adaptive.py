@@ -62,6 +62,21 @@ def test_an_outer_sum_is_estimated_by_its_result():
     assert not held_in(torchgil.adaptive.add, torch.ones(2000, 1), torch.ones(1, 2000))
 
 
+@pytest.mark.parametrize(
+    ("a", "b"), [((64, 512), (512,)), ((512,), (64, 512)), ((32, 256), (1, 256)), ((64, 512), (64, 1))]
+)
+def test_a_bias_is_estimated_by_its_result(a, b):
+    assert held_in(torchgil.adaptive.add, torch.ones(a), torch.ones(b))
+
+
+def test_a_wide_bias_is_released():
+    assert not held_in(torchgil.adaptive.add, torch.ones(4000, 512), torch.ones(512))
+
+
+def test_an_empty_broadcast_is_no_work():
+    assert held_in(torchgil.adaptive.add, torch.ones(0, 100_000), torch.ones(100_000))
+
+
 def test_a_batched_product_is_estimated_by_all_of_it():
     assert held_in(torchgil.adaptive.matmul, torch.ones(32, 32), torch.ones(32, 32))
     assert not held_in(torchgil.adaptive.matmul, torch.ones(500, 32, 32), torch.ones(32, 32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import torch
 
 import torchgil
 from tests.conftest import run_in_child
+from torchgil._build import C
 
 # --- nothing is left behind -----------------------------------------------------------------------
 
@@ -37,8 +39,6 @@ def test_page_protections_are_put_back_as_they_were():
 
 
 def test_every_slot_is_put_back_and_redirected_again():
-    from torchgil._build import C
-
     first = C.trace_start(1000, True, True)
     C.trace_stop()
     second = C.trace_start(1000, True, True)
@@ -48,8 +48,6 @@ def test_every_slot_is_put_back_and_redirected_again():
 
 
 def test_nothing_is_recorded_and_no_callback_is_there_while_no_trace_runs():
-    from torchgil._build import C
-
     with torchgil.trace():
         assert C.trace_running()
     assert not C.trace_running()
@@ -160,3 +158,44 @@ def test_the_interpreter_ends_well_with_a_trace_open_and_threads_inside():
 def test_the_symbols_redirected_are_those_of_this_interpreter():
     for name in ("PyEval_SaveThread", "PyEval_RestoreThread", "PyGILState_Ensure", "PyGILState_Release"):
         assert hasattr(ctypes.pythonapi, name)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
+def test_a_fork_after_an_unloading_inside_the_trace_harms_neither(tmp_path):
+    run_in_child(
+        """
+        import ctypes, _bz2, _ctypes, os, shutil, sys, torchgil, warnings
+        warnings.simplefilter("ignore")
+        if not getattr(_bz2, "__file__", None):
+            sys.exit()  # this python has no such extension module to copy
+        copy = shutil.copy(_bz2.__file__, sys.argv[1])
+        library = ctypes.PyDLL(copy)
+        with torchgil.trace():
+            _ctypes.dlclose(library._handle)
+            assert copy not in open("/proc/self/maps").read()
+            child = os.fork()
+            if not child:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        """,
+        str(tmp_path / "copy.so"),
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
+@pytest.mark.parametrize("lock", [True, False])
+def test_what_was_loaded_inside_the_trace_and_stayed_unseen_is_named(tmp_path, lock, monkeypatch):
+    bz2 = pytest.importorskip("_bz2", reason="this python has no _bz2")
+    if not getattr(bz2, "__file__", None):
+        pytest.skip("this python has no extension module of _bz2 to copy")
+    copy = str(shutil.copy(bz2.__file__, tmp_path / f"copy_{lock}.so"))
+    start = C.trace_start
+    monkeypatch.setattr(C, "trace_start", lambda events, gil, _: start(events, gil, lock))
+    with torchgil.trace() as before:
+        pass
+    with torchgil.trace() as trace:
+        ctypes.PyDLL(copy)
+    assert not any("loaded during the trace" in note for note in before.report().notes)
+    (note,) = [note for note in trace.report().notes if "loaded during the trace" in note]
+    assert copy in note
+    assert ("counts as preempted" if lock else "stayed unseen") in note

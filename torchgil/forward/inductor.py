@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchgil._version import __version__
 from torchgil.forward.inputs import plan_inputs
 from torchgil.forward.instructions import plan
 from torchgil.forward.manifest import METADATA_KEY, Manifest
@@ -109,8 +110,15 @@ def _say(text: str) -> None:
 def _key(program: ExportedProgram, manifest: str) -> str:
     """A name for what is compiled: graph, weights, torch and processor."""
     digest = hashlib.sha256()
-    for part in (torch.__version__, torch.backends.cpu.get_cpu_capability(), manifest, str(program.graph)):
+    for part in (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), manifest):
         digest.update(part.encode())
+    digest.update(str(program.call_spec).encode())  # one graph may return a tensor, a tuple or a dictionary
+    for (
+        name,
+        module,
+    ) in program.graph_module.named_modules():  # regions, as of no_grad, have graphs of their own
+        if isinstance(module, torch.fx.GraphModule):
+            digest.update(f"{name}: {module.graph}".encode())
     digest.update(str([spec.target for spec in program.graph_signature.input_specs]).encode())
     for name, value in sorted({**program.state_dict, **program.constants}.items()):
         digest.update(name.encode())

@@ -101,8 +101,8 @@ def plan_inputs(program: ExportedProgram, dynamic_shapes: Any = None) -> InputPl
         key = str(expr)
         low, high = _bounds(ranges.get(key))
         # Export never sees sizes 0 and 1, and calls that a lower bound of 2. Only one that the user declared
-        # is kept.
-        if low == 2 and high is None and getattr(declared, "min", None) != 2:
+        # is kept; where it is not known what was declared, an upper bound says that something was.
+        if low == 2 and (high is None or declared is not None) and getattr(declared, "min", None) != 2:
             low = 0
         name = getattr(declared, "__name__", None) or seen
         known = dimensions.setdefault(key, Dimension(name, low, high))
@@ -129,7 +129,8 @@ def plan_inputs(program: ExportedProgram, dynamic_shapes: Any = None) -> InputPl
                     derived.append((index, place, expr))
             leaves.append(Leaf(name, value.dtype, value.device, value.layout, tuple(sizes)))
         elif isinstance(value, torch.SymInt):
-            leaves.append(Leaf(name, dimension=dimension(value.node.expr, name, declared)))
+            # No size: export's own lower bound is all there is.
+            leaves.append(Leaf(name, dimension=dimension(value.node.expr, name, None)))
         else:
             leaves.append(Leaf(name, value=value))
     guards = Guards(sources, symbols)

@@ -134,6 +134,7 @@ class _Lowering:
             operands += tuple(self._operand(v, env) for v in node.kwargs.values())
             out = self._value()
             env[node] = Slot(out)
+            self.roots.pass_on(list(operands), env[node])  # an item of a list of views
             code.append(Instruction(node.name, source_line(node), BUILTINS[target], None, operands, (out,)))
         else:
             refuse(

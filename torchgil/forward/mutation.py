@@ -52,6 +52,13 @@ class Roots:
         """Whether `value` may share memory with one although no schema says so."""
         return any(v in self._unsure for v in _flat(value))
 
+    def pass_on(self, operands: list[Any], output: Any) -> None:
+        """`output` may be any of `operands`, or an item of one."""
+        if names := self.sure(operands):
+            self._sure[output] = names
+        if self.unsure(operands):
+            self._unsure.add(output)
+
     def derive(self, op: Any, operands: Iterable[Any], outputs: tuple[Any, ...], *, unpack: bool) -> None:
         """Note what an operator's results share memory with."""
         arguments = list(zip(op._schema.arguments, operands, strict=True))
@@ -62,8 +69,15 @@ class Roots:
                 if touched:
                     self._unsure.add(output)
                 continue
-            sets = returned.alias_info.before_set
-            shared = [o for a, o in arguments if a.alias_info is not None and sets & a.alias_info.before_set]
+            sets = returned.alias_info.before_set  # empty for a list of views, whatever they are of
+            shared = [
+                o
+                for a, o in arguments
+                if a.alias_info is not None and (not sets or sets & a.alias_info.before_set)
+            ]
+            if op._schema.name == "aten::set_":  # no schema says that self is `source` from now on
+                shared = [o for _, o in arguments]
+                self.pass_on(shared, arguments[0][1])
             perhaps = op._schema.name in _PERHAPS_VIEWS
             if (names := self.sure(shared)) and not perhaps:
                 self._sure[output] = names

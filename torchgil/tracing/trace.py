@@ -66,8 +66,15 @@ class Trace:
             notes.append("this Python runs without a GIL: there is nothing to release, hold or wait for")
         elif self._start["missing"]:
             notes.append(self._start["missing"] + ("" if gil_seen else "; only ops were recorded"))
-        if stopped["missed_objects"] and not self._start["lock"]:
-            notes.append("calls by these objects stayed unseen: " + ", ".join(stopped["missed_objects"]))
+        if stopped["missed_objects"]:
+            objects = ", ".join(stopped["missed_objects"])
+            # With the lock watched, the GIL is seen to change hands, and not that they gave it away.
+            seen = (
+                "what they release counts as preempted"
+                if self._start["lock"]
+                else "their calls stayed unseen"
+            )
+            notes.append(f"loaded during the trace, and not by an import, so that {seen}: {objects}")
         self._recording = Recording(
             pid=self._pid,
             start_ns=stopped["start_ns"],

@@ -1,0 +1,54 @@
+"""What a compiled package is kept under: everything that makes its answers, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgil.forward.inductor import _key
+from torchgil.forward.inputs import plan_inputs
+from torchgil.forward.manifest import Manifest
+
+
+def key(function: Callable[[Tensor], Any], x: Tensor | None = None, weight: float = 1.0) -> str:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((3,), weight))
+
+        def forward(self, x: Tensor) -> Any:
+            return function(x * self.weight)
+
+    program = torch.export.export(Model().eval(), (torch.ones(3) if x is None else x,))
+    return _key(program, Manifest.of(program, plan_inputs(program)).dumps())
+
+
+def without_grad(factor: float) -> Callable[[Tensor], Tensor]:
+    def function(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = x * factor
+        return y + 1
+
+    return function
+
+
+def test_the_same_program_has_the_same_key() -> None:
+    assert key(without_grad(2)) == key(without_grad(2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(lambda: key(without_grad(3)), id="another region's body"),
+        pytest.param(lambda: key(lambda x: without_grad(2)(x) + 1), id="another graph"),
+        pytest.param(lambda: key(lambda x: {"y": without_grad(2)(x)}), id="another structure of results"),
+        pytest.param(lambda: key(without_grad(2), weight=2.0), id="other weights"),
+        pytest.param(lambda: key(without_grad(2), x=torch.ones(1, 3)), id="another input"),
+    ],
+)
+def test_another_program_has_another_key(other: Callable[[], str]) -> None:
+    assert key(without_grad(2)) != other()

@@ -199,3 +199,30 @@ def test_what_was_loaded_inside_the_trace_and_stayed_unseen_is_named(tmp_path, l
     (note,) = [note for note in trace.report().notes if "loaded during the trace" in note]
     assert copy in note
     assert ("counts as preempted" if lock else "stayed unseen") in note
+
+
+def test_leaving_a_trace_twice_leaves_another_alone():
+    first = torchgil.trace()
+    with first:
+        pass
+    with torchgil.trace() as second:
+        first.__exit__(None, None, None)
+        assert C.trace_running()
+    assert second.report().wall_s > 0
+
+
+def test_a_forked_child_keeps_no_wrapper_of_the_trace():
+    run_in_child(
+        """
+        import os, threading, torchgil, warnings
+        warnings.simplefilter("ignore")
+        original = threading.Thread.start
+        with torchgil.trace():
+            assert threading.Thread.start is not original
+            child = os.fork()
+            if not child:
+                os._exit(7 if threading.Thread.start is original else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert threading.Thread.start is original
+        """
+    )

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import torchgil
-from tests.conftest import run_in_child
+from tests.conftest import in_threads, run_in_child
 from torchgil import held, released
 from torchgil.tracing import watchdog as module
 
@@ -416,3 +416,20 @@ def test_does_not_deadlock_with_locks_of_the_watched_code() -> None:
         """,
         timeout=60,
     )
+
+
+def test_of_many_who_start_one_at_once_one_does() -> None:
+    for _ in range(10):
+        watchdog = torchgil.Watchdog()
+
+        def start(_: int, watchdog: torchgil.Watchdog = watchdog) -> bool:
+            try:
+                watchdog.start()
+            except RuntimeError:
+                return False
+            return True
+
+        assert sum(in_threads(start, 4)) == 1
+        watchdog.stop()
+    tellers = [thread.name for thread in threading.enumerate() if "torchgil" in thread.name.lower()]
+    assert tellers == []

@@ -113,10 +113,7 @@ def _key(program: ExportedProgram, manifest: str) -> str:
     for part in (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), manifest):
         digest.update(part.encode())
     digest.update(str(program.call_spec).encode())  # one graph may return a tensor, a tuple or a dictionary
-    for (
-        name,
-        module,
-    ) in program.graph_module.named_modules():  # regions, as of no_grad, have graphs of their own
+    for name, module in program.graph_module.named_modules():  # a region, as of no_grad, is one of its own
         if isinstance(module, torch.fx.GraphModule):
             digest.update(f"{name}: {module.graph}".encode())
     digest.update(str([spec.target for spec in program.graph_signature.input_specs]).encode())

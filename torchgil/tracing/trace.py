@@ -56,8 +56,8 @@ class Trace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if os.getpid() != self._pid:
-            return  # a fork's child leaves the block: the trace is its parent's
+        if os.getpid() != self._pid or self._recording is not None:
+            return  # a fork's child leaves the block: the trace is its parent's; or it was left before
         self._names.unwatch()
         stopped = C.trace_stop()
         notes = []
@@ -69,11 +69,7 @@ class Trace:
         if stopped["missed_objects"]:
             objects = ", ".join(stopped["missed_objects"])
             # With the lock watched, the GIL is seen to change hands, and not that they gave it away.
-            seen = (
-                "what they release counts as preempted"
-                if self._start["lock"]
-                else "their calls stayed unseen"
-            )
+            seen = "their releases count as preempted" if self._start["lock"] else "their calls stayed unseen"
             notes.append(f"loaded during the trace, and not by an import, so that {seen}: {objects}")
         self._recording = Recording(
             pid=self._pid,
@@ -168,14 +164,20 @@ class _ThreadNames:
 
         self._wrapper = start
         threading.Thread.start = start  # type: ignore[method-assign]
+        _watching.append(self)
 
     def unwatch(self) -> None:
-        # Somebody who wrapped it after us calls ours, which does no harm.
-        if threading.Thread.start is self._wrapper:
-            threading.Thread.start = self._original  # type: ignore[method-assign]
+        self.put_back()
         self._threads += threading.enumerate()
         self._by_native_id = {t.native_id: t.name for t in self._threads}
         self._by_ident = {t.ident: t for t in self._threads}
+
+    def put_back(self) -> None:
+        # Somebody who wrapped it after us calls ours, which does no harm.
+        if threading.Thread.start is self._wrapper:
+            threading.Thread.start = self._original  # type: ignore[method-assign]
+        if self in _watching:
+            _watching.remove(self)
 
     def of(self, ident: int, native_id: int, kernel_name: str) -> str:
         name = self._by_native_id.get(native_id)
@@ -193,3 +195,16 @@ def _first_time(recorded: tuple[int, int, str, bytes, int]) -> int:
 
 
 os.register_at_fork(after_in_child=C.trace_forget)
+
+
+_watching: list[_ThreadNames] = []  # one at most: there is one trace at a time
+
+
+def _put_back_all() -> None:
+    """In the child of a fork: the trace is its parent's."""
+    while _watching:
+        _watching[-1].put_back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_put_back_all)

@@ -164,6 +164,7 @@ class Watchdog:
         self.on_hold = on_hold
         self._reports: deque[_Report] = deque(maxlen=max_holds)
         self._session: _Session | None = None
+        self._changing = threading.Lock()  # several threads may start or stop it
 
     @property
     def holds(self) -> list[LongHold]:
@@ -190,16 +191,17 @@ class Watchdog:
             RuntimeError: It is watching already, or the interpreter is at its exit.
             ValueError: The switch interval was raised over half the threshold.
         """
-        if self._session is not None:
-            raise RuntimeError("this Watchdog is running already; stop() it first, or make another")
-        if _exiting:
-            raise RuntimeError("a Watchdog cannot be started at interpreter exit")
-        _checked_threshold(self.threshold)
-        if not C.gil_holder_known():
-            warnings.warn(f"Watchdog: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
-            return
-        self._session = _Session(self)
-        _running.add(self)
+        with self._changing:
+            if self._session is not None:
+                raise RuntimeError("this Watchdog is running already; stop() it first, or make another")
+            if _exiting:
+                raise RuntimeError("a Watchdog cannot be started at interpreter exit")
+            _checked_threshold(self.threshold)
+            if not C.gil_holder_known():
+                warnings.warn(f"Watchdog: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
+                return
+            self._session = _Session(self)
+            _running.add(self)
 
     def stop(self) -> None:
         """Ends watching; both native threads are gone when it returns. Twice does no harm.
@@ -207,8 +209,9 @@ class Watchdog:
         Each hold found so far has been passed to on_hold then, unless on_hold does not return:
         stop() waits 5 s for it, logs that it goes on, and returns.
         """
-        session, self._session = self._session, None
-        _running.discard(self)
+        with self._changing:
+            session, self._session = self._session, None
+            _running.discard(self)
         if session is not None:
             session.stop()
 
@@ -322,6 +325,7 @@ def _forget_all() -> None:
     """In the child of a fork: the threads are the parent's."""
     for watchdog in list(_running):
         watchdog._session = None
+        watchdog._changing = threading.Lock()
     _running.clear()
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 import torchgil
 from tests.conftest import run_in_child
+from tests.serving.conftest import wait_until
 from torchgil.cli import compare as command
 from torchgil.serving.compare import Result, best, compare, recommend
-from torchgil.serving.contenders import Contender, contenders, start
+from torchgil.serving.contenders import Contender, contenders, moved_bytes, start
 from torchgil.serving.measure import Figures
 from torchgil.serving.subject import load
 
 SUBJECTS = """
+import atexit, multiprocessing, os, pathlib, threading, time
 import torch
 
 def small():
@@ -44,6 +52,26 @@ def rows_depend_on_each_other():
 
 def nothing():
     return 5
+
+def prints_at_exit():
+    atexit.register(print, "bye")
+    return (lambda x: x * 2), torch.ones(1, 2)
+
+def slow_in_workers():
+    if multiprocessing.parent_process() is not None:
+        pathlib.Path("worker").write_text(str(os.getpid()))
+        time.sleep(300)
+    return (lambda x: x * 2), torch.ones(1, 2)
+
+def tells_who_answers():
+    return tell, torch.ones(1, 2)
+
+def tell(x):
+    pathlib.Path(f"answered_{os.getpid()}_{threading.get_ident()}").touch()
+    return x
+
+def view():
+    return (lambda x: (x * 2)[:, 0]), torch.ones(1, 50, 8)
 """
 
 
@@ -52,6 +80,8 @@ def subjects(tmp_path, monkeypatch):
     path = tmp_path / "subjects_of_compare.py"
     path.write_text(SUBJECTS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)  # of the test before
     return "subjects_of_compare.py"
 
 
@@ -177,11 +207,125 @@ def test_the_recommendation_has_the_reason_and_the_settings():
     assert recommend([Result(THREADS, None, "x")]) == "Nothing could be measured."
 
 
+COPIED = """
+import asyncio, multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import torch, torchgil
+
+def factory():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()), (torch.ones(1, 8),)
+
+model, args = factory()
+model.eval()
+kwargs = {}
+with torch.inference_mode():
+    expected = model(*args)
+
+def check(found):
+    torch.testing.assert_close(found, expected)
+    assert not found.requires_grad
+    print("as the model")
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("row", contenders(2, 2, quick=True), ids=lambda row: row.name)
-def test_the_settings_to_copy_are_python(row):
+def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model(row, tmp_path):
     _, *code = recommend([Result(row, figures(10))]).splitlines()
-    source = "\n".join(line.strip() for line in code)
-    compile("async def copied():\n  " + "\n  ".join(source.splitlines()), "copied", "exec")
+    code = textwrap.dedent("\n".join(code))
+    if row.asyncio:
+        code = f"async def main():\n{textwrap.indent(code, '    ')}\n    check(result)\nasyncio.run(main())"
+    elif row.kind == "single":
+        code += "\ncheck(result)"
+    elif row.kind == "threads":
+        code += "\ncheck(future.result())"
+    else:
+        code += "\n    check(future.result())"  # under its `if __name__ == "__main__"`
+    path = tmp_path / "copied.py"
+    path.write_text(COPIED + code)
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "as the model\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_measures_every_way_of_a_real_model(subjects):
+    command_line = [sys.executable, "-m", "torchgil", "compare", f"{subjects}:small", "--quick"]
+    done = subprocess.run(
+        [*command_line, "--seconds", "0.2", "--workers", "2", "--json", "out.json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("out.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        row.name for row in contenders(2, torchgil.usable_cores(), quick=True)
+    ]
+    assert [row["error"] for row in rows] == [""] * len(rows)
+    assert all(row["figures"]["pss_mb"] is None or row["figures"]["pss_mb"] > 50 for row in rows)
+    assert "Take " in done.stdout
+
+
+@pytest.mark.slow
+def test_what_an_exit_handler_prints_does_not_lose_the_figures(subjects):
+    (result,) = compare([Contender("single")], f"{subjects}:prints_at_exit", in_flight=1, seconds=0.1)
+    assert result.error == ""
+    assert result.figures is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_a_way_that_is_given_up_leaves_no_process_behind(subjects):
+    worker = Path("worker")
+    results = []
+    way = Contender("processes", 1)
+    arguments = {"in_flight": 1, "seconds": 0.1, "timeout": 30}
+    measuring = threading.Thread(
+        target=lambda: results.extend(compare([way], f"{subjects}:slow_in_workers", **arguments))
+    )
+    measuring.start()
+    measuring.join(60)
+    assert "no result within 30 s" in results[0].error
+    pid = int(worker.read_text())
+    status = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: not status.exists() or status.read_text().split()[2] == "Z")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [PROCESSES, Contender("threads", 2)], ids=lambda way: way.kind)
+def test_every_worker_has_answered_when_a_way_has_started(subjects, way):
+    for _ in range(2):
+        for answered in Path().glob("answered_*"):
+            answered.unlink()
+        serving = start(way, f"{subjects}:tells_who_answers", in_flight=2)
+        try:
+            assert len(list(Path().glob("answered_*"))) == 2
+        finally:
+            serving.close()
+
+
+def test_a_view_moves_its_whole_storage_and_a_storage_moves_once(subjects):
+    _, shared = moved_bytes(f"{subjects}:view")
+    assert shared == 2 * 50 * 8 * 4
+
+
+def test_a_file_with_the_name_of_another_module_is_told_so(subjects, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "queue.py").write_text("def factory(): return len, [1]")
+    with pytest.raises(ValueError, match="has the name of a module that is there already"):
+        load("folder/queue.py:factory")
+
+
+def test_processes_are_explained_by_what_was_measured():
+    processes = Result(PROCESSES, figures(100, 50))
+    tie = recommend([Result(THREADS, figures(101, 90)), processes])
+    assert "the same throughput as 2 x 1 threads, nogil (0.99x), in less memory" in tie
+    assert "pure-Python" not in tie
+    no_wait = recommend([Result(THREADS, figures(50, share=0.01)), processes])
+    assert "only 1% of their time: the reason is another" in no_wait
 
 
 def test_the_command_prints_writes_and_draws(monkeypatch, capsys, tmp_path):

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     _progress(len(rows), len(rows), "")
     print(_table(results))
     print()
-    print(_errors(results) + recommend(results))
+    print(_errors(results) + recommend(results, in_flight=options.in_flight))
     if options.json:
         machine = {"cores": cores, "python": platform.python_version(), "torchgil": __version__}
         data = {"format": "torchgil-compare", "version": FORMAT_VERSION, "machine": machine}
@@ -154,7 +154,12 @@ def _table(results: list[Result]) -> str:
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, "* the highest throughput; among those within 5 % of it, the least memory"])
+    notes = [
+        "* the highest throughput; among those within 5 % of it, the least memory",
+        "One thread has one request at a time, the others all that are in flight: their p50 has a queue.",
+        "Each process has a GIL of its own: no wait is measured there.",
+    ]
+    return "\n".join([*text, *notes])
 
 
 def _errors(results: list[Result]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -71,14 +73,36 @@ def _measure_in_child(
     threads = str(contender.intra_op_threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,  # so that its workers can be ended with it
+    )
     try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        stdout, stderr = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         return Result(contender, None, f"no result within {timeout:g} s")
-    _, mark, measured = child.stdout.rpartition(f"\n{MARK}\n")
-    if child.returncode != 0 or not mark:
-        return Result(contender, None, child.stderr.strip() or f"exit code {child.returncode}")
+    finally:
+        _end_session(child)
+    _, _, marked = stdout.rpartition(f"\n{MARK}\n")
+    measured = marked.partition("\n")[0]  # an exit handler of the user's may print after it
+    if child.returncode != 0 or not measured:
+        return Result(contender, None, f"{stderr.strip()}\nexit code {child.returncode}".strip())
     return Result(contender, Figures(**json.loads(measured)))
+
+
+def _end_session(child: subprocess.Popen[str]) -> None:
+    """Leave no process of the child's behind: a worker that outlives it would disturb the next contender."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+    child.communicate()
 
 
 def best(results: Iterable[Result]) -> Result | None:
@@ -90,16 +114,23 @@ def best(results: Iterable[Result]) -> Result | None:
     return min((r for r in measured if _rate(r) >= 0.95 * top), key=_memory)
 
 
-def recommend(results: list[Result]) -> str:
+def recommend(results: list[Result], *, in_flight: int | None = None) -> str:
     """What to take and why, in a sentence, with the settings to copy.
+
+    The lines run as they stand where `model`, `args` and `kwargs` are what the factory made, the model in
+    eval mode; for processes, in a module of their own that has the factory.
+
+    Args:
+        results: What `compare` returned.
+        in_flight: Requests asked for at a time; by default four per worker.
 
     Example:
         >>> figures = Figures(1.0, 10.0, 0.1, 0.2, 500.0, 400.0, 0, 0, 0.0)
         >>> print(recommend([Result(Contender("threads", 2, 1, nogil=True), figures)]))
         Take 2 x 1 threads, nogil: 10.0 requests/s.
-            forward = torchgil.nogil(model, example_args)
+            forward = torchgil.nogil(model, args, kwargs)
             pool = torchgil.ThreadPool(2, intra_op_threads=1)
-            future = pool.submit(forward, *args)
+            future = pool.submit(forward, *args, **kwargs)
     """
     chosen = best(results)
     if chosen is None:
@@ -112,9 +143,11 @@ def recommend(results: list[Result]) -> str:
     threads = _top(results, ("threads",))
     if chosen.contender.kind == "threads" and processes is not None:
         sentence += "; " + _against(chosen, processes)
-    lines = [sentence + ".", *_settings(chosen.contender)]
+    workers = chosen.contender.workers
+    settings = _settings(chosen.contender, max(1, (in_flight or 4 * workers) // workers))
+    lines = [sentence + ".", *(f"    {line}" for line in settings)]
     if chosen.contender.kind in ("processes", "shared") and threads is not None:
-        lines += _why_processes(chosen, threads)
+        lines += ["", *_why_processes(chosen, threads)]
     return "\n".join(lines)
 
 
@@ -128,37 +161,85 @@ def _against(chosen: Result, other: Result) -> str:
     )
 
 
-def _settings(contender: Contender) -> list[str]:
-    model = "forward" if contender.nogil else "model"
-    lines = ["    forward = torchgil.nogil(model, example_args)"] if contender.nogil else []
+def _settings(contender: Contender, batch: int) -> list[str]:
+    threads = contender.intra_op_threads
     if contender.kind == "single":
-        return [*lines, f"    torch.set_num_threads({contender.intra_op_threads})"]
+        return [
+            f"torch.set_num_threads({threads})",
+            "with torch.inference_mode():",
+            "    result = model(*args, **kwargs)",
+        ]
     if contender.kind != "threads":
-        lines += ["    model.share_memory()"] if contender.kind == "shared" else []
+        return _process_settings(contender)
+    lines = []
+    if contender.batching and contender.nogil:
+        # What was measured: a batch of any number of rows.
+        lines += [
+            'rows = torch.export.Dim("rows", max=4096)',
+            "two = tuple(torch.cat([x, x]) for x in args)",
+            "forward = torchgil.nogil(model, two, dynamic_shapes=tuple({0: rows} for _ in args))",
+        ]
+    elif contender.nogil:
+        lines += ["forward = torchgil.nogil(model, args, kwargs)"]
+    else:
+        lines += ["forward = model"]
+    mode = "" if contender.nogil else ", inference_mode=True"
+    lines += [f"pool = torchgil.ThreadPool({contender.workers}, intra_op_threads={threads}{mode})"]
+    if contender.batching:
+        size = f"concurrency={contender.workers}, max_batch_size={batch}"
         return [
             *lines,
-            f'    pool = ProcessPoolExecutor({contender.workers}, multiprocessing.get_context("spawn"), '
-            f"initializer=torch.set_num_threads, initargs=({contender.intra_op_threads},))",
+            "call = lambda request: forward(*request[0], **request[1])",
+            f"batcher = torchgil.Batcher(call, executor=pool, {size})  # rows: a worker's share",
+            "future = batcher.submit((args, kwargs))",
         ]
-    pool = f"torchgil.ThreadPool({contender.workers}, intra_op_threads={contender.intra_op_threads})"
-    lines += [f"    pool = {pool}"]
-    if contender.batching:
-        size = f"concurrency={contender.workers}, max_batch_size=rows_in_flight // {contender.workers}"
-        batcher = f"torchgil.Batcher({model}, executor=pool, {size})"
-        return [*lines, f"    batcher = {batcher}", "    future = batcher.submit(x)"]
-    call = f"await pool.run({model}, *args)" if contender.asyncio else f"pool.submit({model}, *args)"
-    return [*lines, f"    {'result' if contender.asyncio else 'future'} = {call}"]
+    if contender.asyncio:
+        return [*lines, "result = await pool.run(forward, *args, **kwargs)"]
+    return [*lines, "future = pool.submit(forward, *args, **kwargs)"]
+
+
+def _process_settings(contender: Contender) -> list[str]:
+    shared = contender.kind == "shared"
+    handed = ", model.share_memory()" if shared else ""
+    return [
+        f"def start(threads{', shared' if shared else ''}):",
+        "    global model",
+        "    torch.set_num_threads(threads)",
+        "    model = shared" if shared else "    model = factory()[0].eval()",
+        "",
+        "def answer(args, kwargs):",
+        "    with torch.inference_mode():",
+        "        return model(*args, **kwargs)",
+        "",
+        'if __name__ == "__main__":',
+        '    spawn = multiprocessing.get_context("spawn")',
+        f"    start_with = ({contender.intra_op_threads}{handed or ','})",
+        f"    pool = ProcessPoolExecutor({contender.workers}, spawn, initializer=start, initargs=start_with)",
+        "    future = pool.submit(answer, args, kwargs)",
+    ]
 
 
 def _why_processes(chosen: Result, threads: Result) -> list[str]:
     assert threads.figures is not None
     share = threads.figures.gil_wait_share or 0.0
     gain = _rate(chosen) / _rate(threads)
+    isolation = "Processes also keep a crash to themselves: if you need that, take them in any case."
+    if gain <= 1.05:
+        return [
+            f"It is the same throughput as {threads.contender.name} ({gain:.2f}x), in less memory.",
+            isolation,
+        ]
+    if share < 0.1:
+        return [
+            f"Processes win by {gain:.2f}x over {threads.contender.name}, whose workers waited for the GIL",
+            f"only {share:.0%} of their time: the reason is another, as locks or caches that requests share.",
+            isolation,
+        ]
     return [
         f"Processes win by {gain:.2f}x over {threads.contender.name}, whose workers waited for the GIL",
         f"{share:.0%} of their time: the price of pure-Python work in requests, which threads cannot share.",
-        "Move it out of the request or into ops, or use torchgil.nogil where it failed above. Processes also",
-        "keep a crash to themselves: if you need that, take them in any case.",
+        "Move it out of the request or into ops, or use torchgil.nogil where it failed above.",
+        isolation,
     ]
 
 

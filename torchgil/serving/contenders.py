@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def start(contender: Contender, factory: str, in_flight: int) -> Serving:
         return _start_batcher(contender, subject, pool, max(1, in_flight // contender.workers))
     target = _nogil(subject) if contender.nogil else subject.target
     args, kwargs = subject.request
-    _answer_in_each(pool, contender.workers, target, args, kwargs)
+    together = threading.Barrier(contender.workers)
+    _answer_in_each(pool, contender.workers, lambda: (target(*args, **kwargs), together.wait()))
     if contender.asyncio:
         return Serving(None, pool.shutdown, ask=lambda: pool.run(target, *args, **kwargs))
     return Serving(lambda: pool.submit(target, *args, **kwargs), pool.shutdown)
@@ -126,13 +128,10 @@ def _start_single(contender: Contender, subject: Subject) -> Serving:
     return Serving(None, lambda: None, answer=answer)
 
 
-def _answer_in_each(
-    pool: Executor, workers: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    # As many at once as there are workers, twice: the first answers make the second meet them all awake.
-    for _ in range(2):
-        for future in [pool.submit(fn, *args, **kwargs) for _ in range(workers)]:
-            future.result()
+def _answer_in_each(pool: Executor, workers: int, answer: Callable[[], Any]) -> None:
+    # `answer` waits at a barrier for as many, so that no worker can give two answers.
+    for future in [pool.submit(answer) for _ in range(workers)]:
+        future.result()
 
 
 def _nogil(subject: Subject, *, any_rows: bool = False) -> Callable[..., Any]:
@@ -192,14 +191,23 @@ def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool, req
     return Serving(lambda: batcher.submit(subject.request), close)
 
 
-# In a worker process: its own subject, or the one it was handed.
+# In a worker process: its own subject, or the one it was handed; and where the first answers wait.
 _subject: Subject | None = None
+_together: Any = None
 
 
-def _start_worker(factory: str, intra_op_threads: int, handed: Subject | None) -> None:
-    global _subject
+def _start_worker(factory: str, intra_op_threads: int, handed: Subject | None, together: Any) -> None:
+    global _subject, _together
     torch.set_num_threads(intra_op_threads)
     _subject = load(factory) if handed is None else handed
+    _together = together
+
+
+def _answer_first() -> None:
+    assert _subject is not None
+    with torch.inference_mode():
+        _subject.call()
+    _together.wait()
 
 
 def _answer_in_worker(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -218,19 +226,29 @@ def _start_processes(contender: Contender, factory: str) -> Serving:
             )
         subject.target.share_memory()
         handed = subject
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(contender.workers)
     pool = ProcessPoolExecutor(
         contender.workers,
-        multiprocessing.get_context("spawn"),
+        spawn,
         initializer=_start_worker,
-        initargs=(factory, contender.intra_op_threads, handed),
+        initargs=(factory, contender.intra_op_threads, handed, together),
     )
-    args, kwargs = subject.request
     try:
-        _answer_in_each(pool, contender.workers, _answer_in_worker, (args, kwargs), {})
+        _answer_in_each(pool, contender.workers, _answer_first)
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
-    return Serving(lambda: pool.submit(_answer_in_worker, args, kwargs), pool.shutdown)
+
+    def submit() -> Future[Any]:
+        # Fresh tensors, as requests have: one that was sent before lies in shared memory already.
+        args, kwargs = tree_map(
+            lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, request
+        )
+        return pool.submit(_answer_in_worker, args, kwargs)
+
+    request = subject.request
+    return Serving(submit, pool.shutdown)
 
 
 def moved_bytes(factory: str) -> tuple[int, int]:
@@ -238,7 +256,9 @@ def moved_bytes(factory: str) -> tuple[int, int]:
     subject = load(factory)
     with torch.inference_mode():
         result = subject.call()
-    leaves = tree_leaves((subject.request, result))
-    shared = sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+    # A view takes its whole storage along; each storage goes once.
+    tensors = [leaf for leaf in tree_leaves((subject.request, result)) if isinstance(leaf, torch.Tensor)]
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}
+    shared = sum(storages.values())
     pickled = sum(len(ForkingPickler.dumps(part)) for part in ((_answer_in_worker, subject.request), result))
     return pickled, shared

@@ -75,9 +75,15 @@ def _module(name: str) -> ModuleType:
         if "" not in sys.path:
             sys.path.insert(0, "")
         return importlib.import_module(name)
-    stem = Path(name).stem
-    if stem in sys.modules:
-        return sys.modules[stem]
+    path = Path(name).resolve()
+    stem = path.stem
+    known = sys.modules.get(stem)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == path:
+            return known
+        raise ValueError(f"{name} has the name of a module that is there already, {known}; rename the file")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # what lies beside it, and itself in a spawned process
     spec = importlib.util.spec_from_file_location(stem, name)
     if spec is None or spec.loader is None:
         raise ValueError(f"{name} is no Python file")

@@ -11,14 +11,14 @@ processes start from `spawn`, which imports torch in each, as a server that may 
 from __future__ import annotations
 
 import argparse
-import statistics
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import harness
 
 from torchgil.serving.compare import Result, compare, recommend
 from torchgil.serving.contenders import contenders
+from torchgil.serving.measure import Figures
 from torchgil.serving.subject import BUILTIN
 from torchgil.threads import usable_cores
 
@@ -55,6 +55,7 @@ def parent(options: argparse.Namespace) -> None:
         columns = ("start_up_s", "requests_per_s", "p50_s", "p99_s", "pss_mb")
         start_up, rate, p50, p99, pss = (row[key]["median"] if row[key] else 0.0 for key in columns)
         print(f"{way.name:32} {start_up:8.2f} {rate:7.1f} {p50 * 1e3:7.1f} {p99 * 1e3:7.1f} {pss:7.0f}")
+    names = [field.name for field in fields(Figures)]
     named = {row["name"]: row for row in rows}
     threads = named.get(f"{workers} x {max(1, cores // workers)} threads, nogil", {})
     processes = named.get(f"{workers} processes", {})
@@ -62,8 +63,12 @@ def parent(options: argparse.Namespace) -> None:
         if threads.get(key) and processes.get(key):
             ratio = threads[key]["median"] / processes[key]["median"]
             print(f"threads with nogil against processes, {what}: {ratio:.2f}x")
-    middle = statistics.median_low(range(len(rounds)))
-    print(recommend(rounds[middle]))
+    medians = [
+        Result(way, Figures(**{key: row[key]["median"] if row[key] else None for key in names}))
+        for way, row in zip(ways, rows, strict=True)
+        if "error" not in row
+    ]
+    print(recommend(medians, in_flight=4 * workers))
     print(f"wrote {harness.save('threads_vs_processes', rows, options.json)}")
 
 

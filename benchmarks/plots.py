@@ -110,6 +110,9 @@ def batching_rows(rows: Any) -> list[str]:
 def compare_rows(rows: Any) -> list[str]:
     lines = ["| | start s | req/s | p50 ms | p99 ms | PSS MB |", "|---|" + "--:|" * 5]
     for r in rows:
+        if "error" in r:
+            lines.append(f"| {r['name']} | failed |{' |' * 4}")
+            continue
         cells = [
             cell(r, "start_up_s", 1, 1),
             cell(r, "requests_per_s", 1, 1),
@@ -243,6 +246,7 @@ def compare_picture(rows: list[Any], path: Path) -> None:
         [
             Result(Contender(**r["contender"]), Figures(**{name: median(r[name]) for name in names}))
             for r in rows
+            if "error" not in r
         ],
         str(path),
     )

@@ -46,11 +46,11 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
 
 def filled(path: Path, results: Mapping[str, Any]) -> str:
     def fill(found: re.Match[str]) -> str:
-        name = found["name"]
-        table = "\n".join(TABLES[name](results[name]["rows"]))
+        name, part = found["name"], found["part"]
+        table = "\n".join(TABLES[name + part](results[name]["rows"]))
         return f"{found['start']}\n{table}\n{found['end']}"
 
-    between = r"(?P<start><!-- (?P<name>\w+)\.json -->)\n.*?(?P<end><!-- end -->)"
+    between = r"(?P<start><!-- (?P<name>\w+)\.json(?P<part>(: \w+)?) -->)\n.*?(?P<end><!-- end -->)"
     return re.sub(between, fill, path.read_text(), flags=re.DOTALL)
 
 
@@ -124,7 +124,46 @@ def compare_rows(rows: Any) -> list[str]:
     return lines
 
 
-TABLES = {"forward": forward_rows, "batching": batching_rows, "threads_vs_processes": compare_rows}
+def pool_workers_rows(rows: Any) -> list[str]:
+    lines = ["| workers x intra-op threads | products/s | processor time of each |", "|---|--:|--:|"]
+    for r in rows:
+        if "products_per_s" in r:
+            rate, cpu = r["products_per_s"], r["cpu_ms"]
+            low_to_high = f"({rate['min']:.0f} to {rate['max']:.0f})"
+            lines.append(f"| {r['row']} | {rate['median']:.0f} {low_to_high} | {cpu['median']:.1f} ms |")
+    return lines
+
+
+def pool_interval_rows(rows: Any) -> list[str]:
+    found = {r["row"]: r for r in rows}
+    titles = {
+        "busy, 5 ms": "5 ms (default)",
+        "busy, 1 ms": "1 ms",
+        "busy, 0.1 ms": "100 us",
+        "busy, 0.01 ms": "10 us",
+        "alone": "nobody busy",
+    }
+    lines = [
+        "| switch interval | eager | busy thread | `nogil` | busy thread |",
+        "|---|" + "--:|" * 4,
+    ]
+    for row, title in titles.items():
+        cells = []
+        for way in ("eager", "nogil"):
+            r = found[f"{way}, {row}"]
+            loops = r["loops_per_s"]["median"]
+            cells += [f"{r['p50_ms']['median']:.1f} ms", f"{loops / 1e6:.1f} M/s" if loops else ""]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+TABLES = {
+    "forward": forward_rows,
+    "batching": batching_rows,
+    "threads_vs_processes": compare_rows,
+    "pool: workers": pool_workers_rows,
+    "pool: interval": pool_interval_rows,
+}
 
 
 def page(results: Mapping[str, Any]) -> str:

@@ -219,7 +219,7 @@ def test_a_done_callback_that_raises_harms_nobody(held, caplog):
     futures[0].add_done_callback(leave)
     fn.gate.set()
     assert all(torch.equal(future.result(60), 2 * torch.ones(1, 3)) for future in futures)
-    assert "from a callback" in caplog.text
+    wait_until(lambda: "from a callback" in caplog.text)
 
 
 # The rest.

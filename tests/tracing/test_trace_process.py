@@ -198,7 +198,7 @@ def test_what_was_loaded_inside_the_trace_and_stayed_unseen_is_named(tmp_path, l
     assert not any("loaded during the trace" in note for note in before.report().notes)
     (note,) = [note for note in trace.report().notes if "loaded during the trace" in note]
     assert copy in note
-    assert ("counts as preempted" if lock else "stayed unseen") in note
+    assert ("count as preempted" if lock else "stayed unseen") in note
 
 
 def test_leaving_a_trace_twice_leaves_another_alone():

@@ -70,9 +70,7 @@ class Trace:
             objects = ", ".join(stopped["missed_objects"])
             # With the lock watched, the GIL is seen to change hands, and not that they gave it away.
             seen = "their releases count as preempted" if self._start["lock"] else "their calls stayed unseen"
-            notes.append(
-                f"not redirected, as if loaded during the trace and not by an import, so that {seen}: {objects}"
-            )
+            notes.append(f"not redirected, (loaded during the trace?), so that {seen}: {objects}")
         self._recording = Recording(
             pid=self._pid,
             start_ns=stopped["start_ns"],

@@ -64,16 +64,16 @@ def mm() -> Call:
 
 @row("eager", "`torch.add(a, b)`, 4x4, the result kept")
 def add_kept() -> Call:
-    a = torch.ones(4, 4)
-    return lambda: _kept.append(torch.add(a, a))
+    a, b = torch.ones(4, 4), torch.ones(4, 4)
+    return lambda: _kept.append(torch.add(a, b))
 
 
 @row("eager", "`torch.add(a, b)`, 4x4, the result freed")
 def add_freed() -> Call:
-    a = torch.ones(4, 4)
+    a, b = torch.ones(4, 4), torch.ones(4, 4)
 
     def call() -> None:
-        torch.add(a, a)
+        torch.add(a, b)
 
     return call
 
@@ -116,18 +116,18 @@ def ops_mm() -> Call:
 
 @row("`torch.ops`", "`torch.ops.aten.add.Tensor(a, b)`, 4x4, the result kept")
 def ops_add_kept() -> Call:
-    a = torch.ones(4, 4)
+    a, b = torch.ones(4, 4), torch.ones(4, 4)
     add = torch.ops.aten.add.Tensor
-    return lambda: _kept.append(add(a, a))
+    return lambda: _kept.append(add(a, b))
 
 
 @row("`torch.ops`", "`torch.ops.aten.add.Tensor(a, b)`, 4x4, the result freed")
 def ops_add_freed() -> Call:
-    a = torch.ones(4, 4)
+    a, b = torch.ones(4, 4), torch.ones(4, 4)
     add = torch.ops.aten.add.Tensor
 
     def call() -> None:
-        add(a, a)
+        add(a, b)
 
     return call
 

@@ -31,6 +31,8 @@ class Application:
         """The ASGI entry."""
         if scope["type"] == "lifespan":
             await self.live(receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close"})  # refused before it is accepted
         elif (scope["method"], scope["path"]) == ("POST", "/predict"):
             await self.predict(receive, send)
         elif (scope["method"], scope["path"]) == ("GET", "/stats"):
@@ -57,11 +59,13 @@ class Application:
         """One request: parse on the loop, compute in a batch on a worker."""
         try:
             x = torch.tensor(json.loads(await body(receive))["rows"], dtype=torch.float32)
-            if x.dim() != 2 or x.shape[1] != FEATURES:
-                raise ValueError(f"rows must be lists of {FEATURES} numbers")
-            y = await self.batcher(x)
-        except (ValueError, TypeError, KeyError) as error:
+            if x.dim() != 2 or x.shape[1] != FEATURES or not x.isfinite().all():
+                raise ValueError(f"rows must be lists of {FEATURES} finite numbers")
+        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             await answer(send, 400, {"error": str(error)})
+            return
+        try:
+            y = await self.batcher(x)
         except (torchgil.QueueFull, torchgil.BatcherClosed) as error:
             await answer(send, 503, {"error": str(error)})
         except TimeoutError as error:

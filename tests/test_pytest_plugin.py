@@ -253,3 +253,16 @@ def test_the_fixture_audits_a_part_of_a_test(run) -> None:  # type: ignore[no-un
     result.stdout.fnmatch_lines(["*gil_audit cannot be used in a test marked releases_gil or max_gil_hold*"])
     rows = re.findall(r"::test_part (\S+) +(holds|releases)", result.stdout.str())
     assert [verdict for _, verdict in rows] == ["holds", "releases", "releases"]
+
+
+@pytest.mark.parametrize("marker", ["releases_gil", "max_gil_hold(0.01)"])
+def test_a_coroutine_is_refused_not_judged_by_its_making(run, marker: str) -> None:  # type: ignore[no-untyped-def]
+    result = run(f"""
+        import pytest, torchgil
+
+        @pytest.mark.{marker}
+        async def test_holds():
+            torchgil.held.spin(0.3)
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_holds is a coroutine, and a marker judges a call*asyncio.run*"])

@@ -13,6 +13,7 @@ that asks for it.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import sys
 import threading
@@ -83,6 +84,12 @@ def gil_audit(request: pytest.FixtureRequest) -> Callable[..., Audit[Any]]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     releases = item.get_closest_marker("releases_gil")
     max_hold = item.get_closest_marker("max_gil_hold")
+    if (releases or max_hold) and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+        pytest.fail(
+            f"{item.name} is a coroutine, and a marker judges a call: its body runs later, on an event loop. "
+            "Make it a plain test that calls asyncio.run, or use the fixture gil_audit inside it",
+            pytrace=False,
+        )
     if releases or max_hold:
         item.stash[_limits] = _Limits(
             min_free=_number(releases, "min_free", 0.9, at_most=1.0) if releases else None,

@@ -69,6 +69,15 @@ void Sizes::check(const TensorSpec& spec, const at::Tensor& tensor) {
             "' is a tensor subclass or fake tensor, whose ops run in Python; "
             "pass a plain torch.Tensor");
   }
+  // Under inference mode nothing is recorded: the derivative would be zero.
+  if (tensor.key_set().has(c10::DispatchKey::FuncTorchGradWrapper) ||
+      tensor._fw_grad(0).defined()) {
+    C10_THROW_ERROR(
+        TypeError,
+        "nogil: argument '" + spec.name +
+            "' is being differentiated (torch.func, or forward-mode AD), and "
+            "a nogil forward is for inference; call the model itself");
+  }
   if (tensor.scalar_type() != spec.dtype) {
     wrong = "its dtype differs";
   } else if (tensor.device() != spec.device) {

@@ -188,3 +188,17 @@ def test_a_lower_bound_that_was_declared_is_kept() -> None:
     forward = torchgil.nogil(nn.Linear(4, 4).eval(), (torch.ones(3, 4),), dynamic_shapes={"input": {0: rows}})
     with pytest.raises(ValueError, match="must be at least 2"):
         forward(torch.ones(1, 4))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use
+def test_a_tensor_that_is_being_differentiated_is_refused_and_not_given_zeros() -> None:
+    model = nn.Linear(3, 1).eval()
+    x = torch.ones(3)
+    forward = torchgil.nogil(model, (x,))
+    assert torch.func.grad(lambda x: model(x).sum())(x).ne(0).any()
+    with pytest.raises(TypeError, match=r"argument 'input' is being differentiated \(torch.func"):
+        torch.func.grad(lambda x: forward(x).sum())(x)
+    with pytest.raises(TypeError, match="call the model itself"):
+        torch.func.jvp(forward, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match="being differentiated"):
+        forward(torch.autograd.forward_ad.make_dual(x, x))

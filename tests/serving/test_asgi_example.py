@@ -71,8 +71,18 @@ def test_many_clients_get_their_own_rows_and_the_server_ends_cleanly(server):
         assert len(answer["rows"]) == len(rows)
     assert ask(port, "POST", "/predict", {"rows": [[1.0]]}) == (
         400,
-        {"error": "rows must be lists of 16 numbers"},
+        {"error": "rows must be lists of 16 finite numbers"},
     )
+    for rows in (
+        [[10**400] + [0] * 15],
+        [[float("nan")] * 16],
+        [[float("inf")] * 16],
+        "rows",
+        [["1"] * 16],
+        [],
+    ):
+        assert ask(port, "POST", "/predict", {"rows": rows})[0] == 400
+    assert ask(port, "POST", "/predict", ["no", "object"])[0] == 400
     assert ask(port, "GET", "/stats")[1]["done"] == 43
     assert ask(port, "GET", "/")[0] == 404
     process.send_signal(signal.SIGTERM)

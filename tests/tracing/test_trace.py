@@ -67,8 +67,10 @@ def test_an_op_takes_the_gil_as_often_as_is_written_in_the_findings():
     assert releases(lambda: torch.add(A, b)) == 2  # the second frees the result
     assert releases(lambda: A + b) == 4  # its operands' Python objects are counted up and down inside
     add = torch.ops.aten.add.Tensor
-    add(A, A)
-    assert releases(lambda: keep.append(add(A, A))) == 2  # it takes the GIL back inside the call
+    add(A, b)
+    assert releases(lambda: keep.append(add(A, b))) == 3  # it takes the GIL back inside, for each operand
+    assert releases(lambda: add(A, b)) == 4
+    assert releases(lambda: keep.append(add(A, A))) == 2  # one operand, one more window
 
 
 # --- threads --------------------------------------------------------------------------------------

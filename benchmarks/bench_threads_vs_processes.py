@@ -68,7 +68,7 @@ def parent(options: argparse.Namespace) -> None:
         for way, row in zip(ways, rows, strict=True)
         if "error" not in row
     ]
-    print(recommend(medians, in_flight=4 * workers))
+    print(recommend(medians))
     print(f"wrote {harness.save('threads_vs_processes', rows, options.json)}")
 
 

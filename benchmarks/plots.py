@@ -125,10 +125,10 @@ def compare_rows(rows: Any) -> list[str]:
 
 
 def pool_workers_rows(rows: Any) -> list[str]:
-    lines = ["| workers x intra-op threads | products/s | processor time of each |", "|---|--:|--:|"]
+    lines = ["| workers x intra-op threads | forwards/s | processor time of each |", "|---|--:|--:|"]
     for r in rows:
-        if "products_per_s" in r:
-            rate, cpu = r["products_per_s"], r["cpu_ms"]
+        if "forwards_per_s" in r:
+            rate, cpu = r["forwards_per_s"], r["cpu_ms"]
             low_to_high = f"({rate['min']:.0f} to {rate['max']:.0f})"
             lines.append(f"| {r['row']} | {rate['median']:.0f} {low_to_high} | {cpu['median']:.1f} ms |")
     return lines
@@ -283,7 +283,9 @@ def compare_picture(rows: list[Any], path: Path) -> None:
     names = [field.name for field in fields(Figures)]
     plot(
         [
-            Result(Contender(**r["contender"]), Figures(**{name: median(r[name]) for name in names}))
+            Result(
+                Contender(**r["contender"]), Figures(**{name: median(r[name]) for name in names if name in r})
+            )
             for r in rows
             if "error" not in r
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from torchgil.serving.contenders import Contender, contenders, moved_bytes, star
 from torchgil.serving.measure import Figures
 from torchgil.serving.subject import load
 
+ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = """
 import atexit, multiprocessing, os, pathlib, threading, time
 import torch
@@ -70,6 +72,14 @@ def tell(x):
     pathlib.Path(f"answered_{os.getpid()}_{threading.get_ident()}").touch()
     return x
 
+def fails_where_others_wait():
+    first = iter([False, True])
+    def answer(x):
+        if next(first):
+            raise OSError("the second answer")
+        return x
+    return answer, torch.ones(1, 2)
+
 def view():
     return (lambda x: (x * 2)[:, 0]), torch.ones(1, 50, 8)
 """
@@ -86,7 +96,7 @@ def subjects(tmp_path, monkeypatch):
 
 
 def figures(rate, memory=100.0, start_up=1.0, share=0.0):
-    return Figures(start_up, rate, 0.01, 0.02, memory * 1.2, memory, 0, 0, share)
+    return Figures(start_up, rate, 0.01, 0.02, memory * 1.2, memory, 0, 0, share, max_batch_size=6)
 
 
 THREADS = Contender("threads", 2, 1, nogil=True)
@@ -184,6 +194,7 @@ def test_batches_leave_every_worker_its_share_of_what_is_in_flight(subjects, mon
     finally:
         serving.close()
     assert max(made[0].stats().batch_rows) == 8  # four requests of two rows
+    assert serving.max_batch_size == 8
 
 
 def test_the_best_is_the_fastest_or_close_to_it_with_less_memory():
@@ -212,9 +223,18 @@ import asyncio, multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 import torch, torchgil
 
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+
+    def forward(self, x, pair):
+        return self.linear(x) + pair["scale"] * pair["shift"]
+
 def factory():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()), (torch.ones(1, 8),)
+    rows = torch.ones(3, 8)
+    return Model(), (rows, {"scale": 2 * rows, "shift": 3 * rows})
 
 model, args = factory()
 model.eval()
@@ -259,7 +279,10 @@ def test_the_command_measures_every_way_of_a_real_model(subjects):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(Path("out.json").read_text())["rows"]
+    written = json.loads(Path("out.json").read_text())
+    assert (written["factory"], written["workers"], written["in_flight"]) == (f"{subjects}:small", 2, 8)
+    assert {"cores", "cpu", "python", "torch", "torchgil"} <= written["machine"].keys()
+    rows = written["rows"]
     assert [row["name"] for row in rows] == [
         row.name for row in contenders(2, torchgil.usable_cores(), quick=True)
     ]
@@ -304,6 +327,60 @@ def test_every_worker_has_answered_when_a_way_has_started(subjects, way):
             assert len(list(Path().glob("answered_*"))) == 2
         finally:
             serving.close()
+
+
+@pytest.mark.slow
+def test_threads_that_are_busy_in_python_are_seen_to_wait_for_the_gil():
+    example = f"{ROOT / 'examples' / 'pure_python.py'}:factory"
+    ways = [Contender("single"), Contender("threads", 2), PROCESSES]
+    single, threads, processes = [r.figures for r in compare(ways, example, in_flight=4, seconds=0.5)]
+    assert single.gil_wait_share < 0.2
+    assert 0.25 < threads.gil_wait_share < 0.75  # one at a time: a half
+    assert processes.gil_wait_share is None
+
+
+def test_an_answer_that_fails_leaves_no_worker_waiting_for_it(subjects):
+    with pytest.raises(OSError, match="the second answer"):
+        start(Contender("threads", 2), f"{subjects}:fails_where_others_wait", in_flight=2)
+
+
+def test_the_settings_have_the_batch_size_that_was_measured():
+    text = recommend([Result(Contender("threads", 2, 1, batching=True), figures(10))])
+    assert "concurrency=2, max_batch_size=6)" in text
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_where_a_file_cannot_be_written_is_said_before_anything_is_measured(
+    option, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "compare", lambda *args, **kwargs: pytest.fail("it measures"))
+    with pytest.raises(SystemExit) as left:
+        command.main([option, str(tmp_path / "nowhere" / "file")])
+    assert left.value.code == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_the_progress_bar_is_for_a_terminal_alone(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def measure(rows, factory, *, started, **options):
+        for row in rows:
+            started(row)
+        return [Result(row, figures(10)) for row in rows]
+
+    monkeypatch.setattr(command, "compare", measure)
+    assert command.main(["--quick", "--workers", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert command.main(["--quick", "--workers", "2"]) == 0
+    shown = terminal.getvalue().split("\r\x1b[K")
+    bars = [text for text in shown if text.startswith("[")]
+    assert bars[0] == f"[{'':20}] 1/8 1 thread, {max(1, torchgil.usable_cores() // 2)} intra-op"
+    assert bars[-1].startswith("[#################   ] 8/8 ")
+    assert shown[-1] == ""  # wiped at the end
 
 
 def test_a_view_moves_its_whole_storage_and_a_storage_moves_once(subjects):

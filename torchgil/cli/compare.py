@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     workers = options.workers or max(2, cores)
     rows = contenders(workers, cores, quick=options.quick)
     seconds = options.seconds or (1.0 if options.quick else 4.0)
+    in_flight = options.in_flight or 4 * workers
     done = 0
 
     def started(contender: Contender) -> None:
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     results = compare(
         rows,
         options.factory,
-        in_flight=options.in_flight or 4 * workers,
+        in_flight=in_flight,
         seconds=seconds,
         timeout=options.timeout,
         started=started,
@@ -58,10 +59,10 @@ def main(argv: list[str]) -> int:
     _progress(len(rows), len(rows), "")
     print(_table(results))
     print()
-    print(_errors(results) + recommend(results, in_flight=options.in_flight))
+    print(_errors(results) + recommend(results))
     if options.json:
-        machine = {"cores": cores, "python": platform.python_version(), "torchgil": __version__}
-        data = {"format": "torchgil-compare", "version": FORMAT_VERSION, "machine": machine}
+        asked = {"factory": options.factory, "workers": workers, "in_flight": in_flight, "seconds": seconds}
+        data = {"format": "torchgil-compare", "version": FORMAT_VERSION, "machine": _machine(cores), **asked}
         rows_data = [result.to_dict() for result in results]
         Path(options.json).write_text(json.dumps({**data, "rows": rows_data}, indent=1) + "\n")
     if options.plot:
@@ -99,7 +100,23 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0, got {value}")
+    for path in filter(None, (options.json, options.plot)):  # before minutes of measuring
+        if not Path(path).parent.is_dir():
+            parser.error(f"no folder {Path(path).parent} for {Path(path).name}")
     return options
+
+
+def _machine(cores: int) -> dict[str, object]:
+    import torch
+
+    return {
+        "cores": cores,
+        "cpu": platform.processor() or platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchgil": __version__,
+    }
 
 
 def _progress(done: int, total: int, name: str) -> None:

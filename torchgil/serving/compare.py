@@ -92,7 +92,10 @@ def _measure_in_child(
     measured = marked.partition("\n")[0]  # an exit handler of the user's may print after it
     if child.returncode != 0 or not measured:
         return Result(contender, None, f"{stderr.strip()}\nexit code {child.returncode}".strip())
-    return Result(contender, Figures(**json.loads(measured)))
+    try:
+        return Result(contender, Figures(**json.loads(measured)))
+    except (ValueError, TypeError) as error:  # something of the user's printed amid it
+        return Result(contender, None, f"its figures cannot be read ({error}): {measured}")
 
 
 def _end_session(child: subprocess.Popen[str]) -> None:
@@ -114,15 +117,11 @@ def best(results: Iterable[Result]) -> Result | None:
     return min((r for r in measured if _rate(r) >= 0.95 * top), key=_memory)
 
 
-def recommend(results: list[Result], *, in_flight: int | None = None) -> str:
+def recommend(results: list[Result]) -> str:
     """What to take and why, in a sentence, with the settings to copy.
 
     The lines run as they stand where `model`, `args` and `kwargs` are what the factory made, the model in
     eval mode; for processes, in a module of their own that has the factory.
-
-    Args:
-        results: What `compare` returned.
-        in_flight: Requests asked for at a time; by default four per worker.
 
     Example:
         >>> figures = Figures(1.0, 10.0, 0.1, 0.2, 500.0, 400.0, 0, 0, 0.0)
@@ -143,9 +142,7 @@ def recommend(results: list[Result], *, in_flight: int | None = None) -> str:
     threads = _top(results, ("threads",))
     if chosen.contender.kind == "threads" and processes is not None:
         sentence += "; " + _against(chosen, processes)
-    workers = chosen.contender.workers
-    settings = _settings(chosen.contender, max(1, (in_flight or 4 * workers) // workers))
-    lines = [sentence + ".", *(f"    {line}" for line in settings)]
+    lines = [sentence + ".", *(f"    {line}".rstrip() for line in _settings(chosen))]
     if chosen.contender.kind in ("processes", "shared") and threads is not None:
         lines += ["", *_why_processes(chosen, threads)]
     return "\n".join(lines)
@@ -161,7 +158,8 @@ def _against(chosen: Result, other: Result) -> str:
     )
 
 
-def _settings(contender: Contender, batch: int) -> list[str]:
+def _settings(chosen: Result) -> list[str]:
+    contender = chosen.contender
     threads = contender.intra_op_threads
     if contender.kind == "single":
         return [
@@ -176,8 +174,9 @@ def _settings(contender: Contender, batch: int) -> list[str]:
         # What was measured: a batch of any number of rows.
         lines += [
             'rows = torch.export.Dim("rows", max=4096)',
-            "two = tuple(torch.cat([x, x]) for x in args)",
-            "forward = torchgil.nogil(model, two, dynamic_shapes=tuple({0: rows} for _ in args))",
+            "two = torch.utils._pytree.tree_map(lambda x: torch.cat([x, x]), args)",
+            "shapes = torch.utils._pytree.tree_map(lambda x: {0: rows}, args)",
+            "forward = torchgil.nogil(model, two, dynamic_shapes=shapes)",
         ]
     elif contender.nogil:
         lines += ["forward = torchgil.nogil(model, args, kwargs)"]
@@ -186,7 +185,8 @@ def _settings(contender: Contender, batch: int) -> list[str]:
     mode = "" if contender.nogil else ", inference_mode=True"
     lines += [f"pool = torchgil.ThreadPool({contender.workers}, intra_op_threads={threads}{mode})"]
     if contender.batching:
-        size = f"concurrency={contender.workers}, max_batch_size={batch}"
+        assert chosen.figures is not None
+        size = f"concurrency={contender.workers}, max_batch_size={chosen.figures.max_batch_size:g}"
         return [
             *lines,
             "call = lambda request: forward(*request[0], **request[1])",
@@ -205,7 +205,15 @@ def _process_settings(contender: Contender) -> list[str]:
         f"def start(threads{', shared' if shared else ''}):",
         "    global model",
         "    torch.set_num_threads(threads)",
-        "    model = shared" if shared else "    model = factory()[0].eval()",
+        *(
+            ["    model = shared"]
+            if shared
+            else [
+                "    model, _ = factory()",
+                "    if isinstance(model, torch.nn.Module):",
+                "        model.eval()",
+            ]
+        ),
         "",
         "def answer(args, kwargs):",
         "    with torch.inference_mode():",

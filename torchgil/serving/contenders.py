@@ -88,6 +88,7 @@ class Serving:
     close: Callable[[], None]
     answer: Callable[[], Any] | None = None
     ask: Callable[[], Awaitable[Any]] | None = None
+    max_batch_size: int = 0  # rows; 0: no batches
 
 
 def start(contender: Contender, factory: str, in_flight: int) -> Serving:
@@ -111,7 +112,7 @@ def start(contender: Contender, factory: str, in_flight: int) -> Serving:
     target = _nogil(subject) if contender.nogil else subject.target
     args, kwargs = subject.request
     together = threading.Barrier(contender.workers)
-    _answer_in_each(pool, contender.workers, lambda: (target(*args, **kwargs), together.wait()))
+    _answer_in_each(pool, contender.workers, lambda: _meet(together, lambda: target(*args, **kwargs)))
     if contender.asyncio:
         return Serving(None, pool.shutdown, ask=lambda: pool.run(target, *args, **kwargs))
     return Serving(lambda: pool.submit(target, *args, **kwargs), pool.shutdown)
@@ -129,9 +130,19 @@ def _start_single(contender: Contender, subject: Subject) -> Serving:
 
 
 def _answer_in_each(pool: Executor, workers: int, answer: Callable[[], Any]) -> None:
-    # `answer` waits at a barrier for as many, so that no worker can give two answers.
-    for future in [pool.submit(answer) for _ in range(workers)]:
-        future.result()
+    errors = [future.exception() for future in [pool.submit(answer) for _ in range(workers)]]
+    for error in sorted(filter(None, errors), key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error  # the cause, before those that waited for it in vain
+
+
+def _meet(together: Any, answer: Callable[[], Any]) -> None:
+    """Answer, and wait until as many have as there are workers: so no worker gives two answers."""
+    try:
+        answer()
+    except BaseException:
+        together.abort()  # nobody may wait for this one
+        raise
+    together.wait()
 
 
 def _nogil(subject: Subject, *, any_rows: bool = False) -> Callable[..., Any]:
@@ -188,7 +199,7 @@ def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool, req
     except BaseException:
         close()
         raise
-    return Serving(lambda: batcher.submit(subject.request), close)
+    return Serving(lambda: batcher.submit(subject.request), close, max_batch_size=most)
 
 
 # In a worker process: its own subject, or the one it was handed; and where the first answers wait.
@@ -206,8 +217,7 @@ def _start_worker(factory: str, intra_op_threads: int, handed: Subject | None, t
 def _answer_first() -> None:
     assert _subject is not None
     with torch.inference_mode():
-        _subject.call()
-    _together.wait()
+        _meet(_together, _subject.call)
 
 
 def _answer_in_worker(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -25,15 +25,19 @@ class Figures:
     """What was measured of one contender.
 
     Attributes:
-        start_up_s: Seconds from an interpreter with torch imported to every worker having answered.
+        start_up_s: Seconds from an interpreter with torch imported to every worker having answered; with
+            batching, to a batch having been.
         requests_per_s: Answers per second.
-        p50_s: Median seconds from asking to the answer, with the comparison's number of requests in flight.
+        p50_s: Median seconds from asking to the answer, with the comparison's number of requests in flight;
+            one thread has one.
         p99_s: The same, 99th percentile.
         uss_mb: Memory of this and all child processes that no other process shares, in MB.
         pss_mb: The same with shared memory divided among its users; None where the system does not tell.
         pickled_bytes: Bytes pickled per request, both ways; 0 in one process.
         shared_bytes: Bytes per request that torch moves beside the pickle, through shared memory.
-        gil_wait_share: Share of the workers' time that they waited for the GIL; None in processes.
+        gil_wait_share: Share of the workers' time that they waited for the GIL, asking for it back or
+            switched out by the interpreter; None in processes.
+        max_batch_size: Rows in a batch, at most; 0 without batching.
     """
 
     start_up_s: float
@@ -45,6 +49,7 @@ class Figures:
     pickled_bytes: int
     shared_bytes: int
     gil_wait_share: float | None
+    max_batch_size: int = 0
 
 
 def measure(contender: Contender, factory: str, *, in_flight: int, seconds: float) -> Figures:
@@ -71,6 +76,7 @@ def measure(contender: Contender, factory: str, *, in_flight: int, seconds: floa
         pickled_bytes=pickled,
         shared_bytes=shared,
         gil_wait_share=wait_share,
+        max_batch_size=serving.max_batch_size,
     )
 
 
@@ -156,7 +162,7 @@ def _gil_wait_share(serving: Serving, in_flight: int, seconds: float) -> float:
     answering = "MainThread" if serving.answer is not None else "torchgil-worker"
     threads = [thread for thread in t.report().threads if thread.name.startswith(answering)]
     wall_s = sum(thread.wall_s for thread in threads)
-    return sum(thread.wait_s for thread in threads) / wall_s if wall_s else 0.0
+    return sum(thread.wait_s + thread.preempted_s for thread in threads) / wall_s if wall_s else 0.0
 
 
 def main(argv: list[str]) -> None:

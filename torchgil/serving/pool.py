@@ -232,7 +232,9 @@ class ThreadPool(ThreadPoolExecutor):
             report = t.report()
             window_s = report.wall_s
             wait_s = sum(
-                thread.wait_s for thread in report.threads if thread.ident in self._ledger.worker_idents
+                thread.wait_s + thread.preempted_s
+                for thread in report.threads
+                if thread.ident in self._ledger.worker_idents
             )
         stats = self._ledger.snapshot(self._workers, self._intra_op_threads)
         return replace(stats, gil_window_s=window_s, gil_wait_s=wait_s)

@@ -49,7 +49,8 @@ class PoolStats:
         queue_wait_p50_s: Median seconds from `submit` to the start, over the last 4096 calls started.
         queue_wait_p99_s: The same, 99th percentile.
         gil_window_s: Seconds traced by `stats(gil=True)`; None where the GIL was not asked for.
-        gil_wait_s: Seconds the workers waited for the GIL in that window, over all workers; None likewise.
+        gil_wait_s: Seconds the workers waited for the GIL in that window, over all workers, asking for it
+            back or switched out by the interpreter; None likewise.
     """
 
     workers: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+# A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
+# handler they do not. So the tests that interrupt a child also run under `make test &`.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

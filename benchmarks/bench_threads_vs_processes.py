@@ -16,10 +16,11 @@ from typing import Any
 
 import harness
 
-from torchgil.serving.compare import Result, compare, recommend
-from torchgil.serving.contenders import contenders
-from torchgil.serving.measure import Figures
-from torchgil.serving.subject import BUILTIN
+from torchgil.compare.contenders import contenders
+from torchgil.compare.measure import Figures
+from torchgil.compare.recommendation import recommend
+from torchgil.compare.run import Result, compare
+from torchgil.compare.subject import BUILTIN
 from torchgil.threads import usable_cores
 
 

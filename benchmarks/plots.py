@@ -273,9 +273,9 @@ def picture(measured: list[tuple[Budget, Spread]], path: Path) -> None:
 def compare_picture(rows: list[Any], path: Path) -> None:
     """Throughput against memory, as `torchgil compare --plot` draws it."""
     from torchgil.cli.compare import plot
-    from torchgil.serving.compare import Result
-    from torchgil.serving.contenders import Contender
-    from torchgil.serving.measure import Figures
+    from torchgil.compare.contenders import Contender
+    from torchgil.compare.measure import Figures
+    from torchgil.compare.run import Result
 
     def median(figure: Any) -> Any:
         return figure["median"] if isinstance(figure, dict) else figure

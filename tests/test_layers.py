@@ -41,6 +41,7 @@ LAYERS = [
     {"ops"},
     {"tracing", "forward"},
     {"serving"},
+    {"compare"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torchgil._version import __version__
 from torchgil.cli import needs
-from torchgil.serving.compare import Result, best, compare, recommend
-from torchgil.serving.contenders import Contender, contenders
-from torchgil.serving.subject import BUILTIN
+from torchgil.compare.contenders import Contender, contenders
+from torchgil.compare.recommendation import best, recommend
+from torchgil.compare.run import Result, compare
+from torchgil.compare.subject import BUILTIN
 from torchgil.threads import usable_cores
 
 __all__ = ["main"]

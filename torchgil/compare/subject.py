@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["Subject", "load"]
 
-BUILTIN = "torchgil.serving.builtin:transformer"
+BUILTIN = "torchgil.compare.builtin:transformer"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load(name: str) -> Subject:
         ValueError, TypeError: A name or a return value of another form; otherwise what the factory raises.
 
     Example:
-        >>> load("torchgil.serving.builtin:transformer").call().shape
+        >>> load("torchgil.compare.builtin:transformer").call().shape
         torch.Size([1, 50, 512])
     """
     module_name, colon, factory_name = name.rpartition(":")

@@ -1,4 +1,4 @@
-"""One contender of a comparison, measured in a process of its own: `-m torchgil.serving.measure JSON`."""
+"""One contender of a comparison, measured in a process of its own: `-m torchgil.compare.measure JSON`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from torchgil.serving.contenders import Contender, Serving, moved_bytes, start
+from torchgil.compare.contenders import Contender
+from torchgil.compare.services import Serving, moved_bytes, start
 from torchgil.serving.stats import quantile
 
 __all__ = ["MARK", "Figures", "measure"]

@@ -1,0 +1,96 @@
+"""Each way in a process of its own: what is measured there, and what a failure leaves."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.compare.conftest import PROCESSES
+from tests.serving.conftest import wait_until
+from torchgil.compare.contenders import Contender
+from torchgil.compare.run import compare
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.slow
+def test_each_way_is_measured_in_a_fresh_process(subjects):
+    rows = [
+        Contender("single"),
+        Contender("threads", 1),
+        Contender("threads", 1, asyncio=True),
+        Contender("threads", 1, batching=True),
+        PROCESSES,
+    ]
+    results = compare(rows, f"{subjects}:small", in_flight=4, seconds=0.2)
+    for result in results:
+        assert result.error == ""
+        measured = result.figures
+        assert measured.requests_per_s > 0
+        assert 0 < measured.p50_s <= measured.p99_s
+        assert measured.uss_mb > 50
+        assert measured.start_up_s > 0
+    *in_one, apart = [result.figures for result in results]
+    assert all(measured.pickled_bytes == 0 and measured.gil_wait_share >= 0 for measured in in_one)
+    assert apart.pickled_bytes > 0
+    assert apart.shared_bytes == 64  # one row of eight floats there, one back
+    assert apart.gil_wait_share is None
+    assert apart.uss_mb > 2 * in_one[0].uss_mb  # each process has its own torch
+
+
+@pytest.mark.slow
+def test_what_fails_tells_its_own_traceback_and_the_rest_goes_on(subjects):
+    ways = [Contender("shared", 1), Contender("single")]
+    shared, single = compare(ways, f"{subjects}:unpicklable", in_flight=1, seconds=0.1)
+    assert shared.figures is None
+    assert "pickle" in shared.error
+    assert single.figures is not None
+    (broken,) = compare([Contender("single")], f"{subjects}:broken", in_flight=1, seconds=0.1)
+    assert "OSError: no weights here" in broken.error
+    (late,) = compare([Contender("single")], f"{subjects}:small", in_flight=1, seconds=0.1, timeout=0.01)
+    assert "no result within" in late.error
+
+
+@pytest.mark.slow
+def test_a_model_whose_rows_depend_on_each_other_is_not_batched(subjects):
+    batched = Contender("threads", 1, batching=True)
+    (result,) = compare([batched], f"{subjects}:rows_depend_on_each_other", in_flight=2, seconds=0.1)
+    assert "not close" in result.error
+
+
+@pytest.mark.slow
+def test_what_an_exit_handler_prints_does_not_lose_the_figures(subjects):
+    (result,) = compare([Contender("single")], f"{subjects}:prints_at_exit", in_flight=1, seconds=0.1)
+    assert result.error == ""
+    assert result.figures is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_a_way_that_is_given_up_leaves_no_process_behind(subjects):
+    worker = Path("worker")
+    results = []
+    way = Contender("processes", 1)
+    arguments = {"in_flight": 1, "seconds": 0.1, "timeout": 30}
+    measuring = threading.Thread(
+        target=lambda: results.extend(compare([way], f"{subjects}:slow_in_workers", **arguments))
+    )
+    measuring.start()
+    measuring.join(60)
+    assert "no result within 30 s" in results[0].error
+    pid = int(worker.read_text())
+    status = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: not status.exists() or status.read_text().split()[2] == "Z")
+
+
+@pytest.mark.slow
+def test_threads_that_are_busy_in_python_are_seen_to_wait_for_the_gil():
+    example = f"{ROOT / 'examples' / 'pure_python.py'}:factory"
+    ways = [Contender("single"), Contender("threads", 2), PROCESSES]
+    single, threads, processes = [r.figures for r in compare(ways, example, in_flight=4, seconds=0.5)]
+    assert single.gil_wait_share < 0.2
+    assert 0.25 < threads.gil_wait_share < 0.75  # one at a time: a half
+    assert processes.gil_wait_share is None

@@ -1,0 +1,1 @@
+"""Threads against processes on the user's own model."""

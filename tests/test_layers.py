@@ -46,6 +46,16 @@ LAYERS = [
     {"__main__"},
 ]
 MAY_TOUCH_C = {"_build", "ops", "tracing", "forward"}
+# Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
+TRACING = [
+    {"recording"},
+    {"states", "figures"},
+    {"numbers", "text", "timeline"},
+    {"report"},
+    {"trace", "watchdog", "wakeup"},
+    {"audit"},
+    {"__init__"},
+]
 
 
 def includes(path):
@@ -117,6 +127,16 @@ def test_python_layers(path):
         assert layer_of(other) < layer_of(room), f"{name(path)} ({room}) imports torchgil.{module}"
         if module == "_build.C" or other == "_C":
             assert room in MAY_TOUCH_C, f"{name(path)} touches the C++ extension"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "torchgil" / "tracing").glob("*.py")), ids=name)
+def test_inside_tracing_arrows_point_one_way(path):
+    heights = {room: height for height, rooms in enumerate(TRACING) for room in rooms}
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "tracing":
+            room = "__init__" if len(parts) == 1 or parts[1] not in heights else parts[1]
+            assert heights[room] < heights[path.stem], f"{name(path)} imports torchgil.{module}"
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])

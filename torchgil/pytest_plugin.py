@@ -194,7 +194,7 @@ def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
 
 
 def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
-    from torchgil.tracing.text import duration, render_audit
+    from torchgil.tracing.text import duration
 
     ops = sorted((op for op in record.report.ops if op.held_s > 0), key=lambda op: -op.held_s)
     lines = [f"line {hold}" for hold in sorted(holds, key=lambda hold: -hold.duration_s)]
@@ -203,7 +203,7 @@ def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
         lines = [f"line: not known, as no single call kept it for much more than {shortest}"]
     text = [
         why,
-        render_audit(record),
+        str(record),
         *(
             f"op {op.name}: {op.calls} call{'s' if op.calls > 1 else ''}, held {duration(op.held_s)} "
             f"of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"

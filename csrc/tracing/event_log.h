@@ -9,7 +9,7 @@
 
 namespace torchgil {
 
-/// The values are part of the interface with torchgil/tracing/report.py.
+/// The values are part of the interface with torchgil/tracing/recording.py.
 enum class EventKind : uint8_t {
   kRelease = 1,       // a window opens
   kForcedRelease = 2, // the interpreter switched this thread out

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from torchgil.tracing.figures import verdict_of
+from torchgil.tracing.numbers import _holders_meanwhile
 from torchgil.tracing.recording import Kind, Recording, State, ThreadRecording
-from torchgil.tracing.report import _holders_meanwhile, build_report, verdict_of
+from torchgil.tracing.report import build_report
 from torchgil.tracing.text import duration
 
 MS = 1_000_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torchgil.tracing.audit import Audit, audit
-from torchgil.tracing.report import OpReport, Report, ThreadReport
+from torchgil.tracing.figures import OpReport, ThreadReport
+from torchgil.tracing.report import Report
 from torchgil.tracing.trace import Trace, trace
 from torchgil.tracing.wakeup import WakeupLatency, wakeup_latency
 from torchgil.tracing.watchdog import LongHold, Watchdog

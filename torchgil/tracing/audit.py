@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from torchgil._build import C
+from torchgil.tracing.figures import verdict_of
 from torchgil.tracing.recording import Kind
-from torchgil.tracing.report import Report, verdict_of
+from torchgil.tracing.report import Report
+from torchgil.tracing.text import duration
 from torchgil.tracing.trace import Trace
 
 __all__ = ["Audit", "audit"]
@@ -37,9 +39,17 @@ class Audit(Generic[T]):
     report: Report = field(repr=False)
 
     def __str__(self) -> str:
-        from torchgil.tracing.text import render_audit
-
-        return render_audit(self)
+        """One paragraph: the verdict and the numbers behind it."""
+        lines = [
+            f"{self.verdict}: {100 * self.free_fraction:.1f} % of {duration(self.wall_s)} free "
+            f"({self.releases} release{'' if self.releases == 1 else 's'})",
+            f"free {duration(self.free_s)}, "
+            f"held {duration(self.held_s)} (longest {duration(self.longest_hold_s)}), "
+            f"waited {duration(self.wait_s)} (longest {duration(self.longest_wait_s)}), "
+            f"preempted {duration(self.preempted_s)}",
+        ]
+        lines += [f"note: {note}" for note in self.report.notes]
+        return "\n".join(lines)
 
 
 def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:

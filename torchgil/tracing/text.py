@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torchgil.tracing.audit import Audit
-    from torchgil.tracing.report import Report
+from torchgil.tracing.figures import Figures
 
-__all__ = ["duration", "hints", "render", "render_audit", "table"]
+__all__ = ["duration", "hints", "render", "table"]
 
 _LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
 _HINTS = 3  # of one kind: the worst
@@ -43,7 +40,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def render(report: Report, *, top: int = 15) -> str:
+def render(report: Figures, *, top: int = 15) -> str:
     """The whole report, with the `top` ops that hurt most."""
     parts = [
         f"torchgil: {duration(report.wall_s)}, {len(report.threads)} threads, {report.events} events"
@@ -87,32 +84,19 @@ def render(report: Report, *, top: int = 15) -> str:
         parts.append(table(head, rows))
         if len(report.ops) > top:
             parts[-1] += f"\n({len(report.ops) - top} more ops)"
-    parts += [f"hint: {hint}" for hint in report.hints]
+    parts += [f"hint: {hint}" for hint in hints(report)]
     parts += [f"note: {note}" for note in report.notes]
     return "\n\n".join(parts)
 
 
-def render_audit(a: Audit[Any]) -> str:
-    """One paragraph: the verdict and the numbers behind it."""
-    lines = [
-        f"{a.verdict}: {100 * a.free_fraction:.1f} % of {duration(a.wall_s)} free "
-        f"({a.releases} release{'' if a.releases == 1 else 's'})",
-        f"free {duration(a.free_s)}, held {duration(a.held_s)} (longest {duration(a.longest_hold_s)}), "
-        f"waited {duration(a.wait_s)} (longest {duration(a.longest_wait_s)}), "
-        f"preempted {duration(a.preempted_s)}",
-    ]
-    lines += [f"note: {note}" for note in a.report.notes]
-    return "\n".join(lines)
-
-
-def hints(report: Report) -> tuple[str, ...]:
+def hints(report: Figures) -> tuple[str, ...]:
     """What the numbers call for; nothing where they call for nothing."""
     if not report.recording.gil_seen:
         return ()
     return (*_waiting(report), *_holding(report))
 
 
-def _waiting(report: Report) -> list[str]:
+def _waiting(report: Figures) -> list[str]:
     found = []
     for t in sorted(report.threads, key=lambda t: -t.wait_s):
         name, waited_s = next(iter(t.waits_after.items()), ("", 0.0))
@@ -129,7 +113,7 @@ def _waiting(report: Report) -> list[str]:
     return found[:_HINTS]
 
 
-def _holding(report: Report) -> list[str]:
+def _holding(report: Figures) -> list[str]:
     found = []
     for op in report.ops:
         if op.longest_hold_s < _LONG_HOLD_S:

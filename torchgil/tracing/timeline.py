@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
-
-if TYPE_CHECKING:
-    from torchgil.tracing.report import Report
 
 __all__ = ["chrome_trace", "draw", "op_slices"]
 
@@ -44,7 +42,7 @@ def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[i
         yield op.start_ns, limit, op.name, depth, op.held
 
 
-def chrome_trace(report: Report, *, ops: bool = True) -> dict[str, Any]:
+def chrome_trace(report: Figures, *, ops: bool = True) -> dict[str, Any]:
     """The Trace Event Format's JSON object; times in microseconds."""
     recording = report.recording
     base_ns = (recording.start_ns + recording.unix_offset_ns) // _QUARTER_NS * _QUARTER_NS
@@ -87,7 +85,7 @@ def chrome_trace(report: Report, *, ops: bool = True) -> dict[str, Any]:
     }
 
 
-def draw(report: Report, path: str | PathLike[str]) -> None:
+def draw(report: Figures, path: str | PathLike[str]) -> None:
     """Writes the picture: a row per thread, and one that shows which of them held the GIL."""
     try:
         import numpy as np

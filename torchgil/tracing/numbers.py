@@ -1,0 +1,250 @@
+"""From a recording to its numbers: per thread and per op. Pure: data in, data out."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from itertools import pairwise
+
+from torchgil.tracing.figures import Figures, OpReport, Span, ThreadReport, verdict_of
+from torchgil.tracing.recording import (
+    STARTS,
+    Kind,
+    OpenOp,
+    OpStack,
+    Recording,
+    Segment,
+    State,
+    ThreadRecording,
+)
+from torchgil.tracing.states import states_of
+
+__all__ = ["figures_of", "span_of"]
+
+_NS = 1e-9
+
+
+def figures_of(recording: Recording) -> Figures:
+    """Turns events into numbers."""
+    segments = states_of(recording)
+    ops = _Ops(recording)
+    holds = sorted(
+        (start, end, thread.name)
+        for thread, states in zip(recording.threads, segments, strict=True)
+        for start, end, state in states
+        if state is State.HELD
+    )
+    threads = []
+    for thread, states in zip(recording.threads, segments, strict=True):
+        waits_after = ops.add_thread(thread, states)
+        if not states:
+            continue
+        span = span_of(thread, states, states[0][0], states[-1][1])
+        threads.append(
+            ThreadReport(
+                name=thread.name,
+                ident=thread.ident,
+                native_id=thread.native_id,
+                **{name: getattr(span, name) for name in Span.__slots__},
+                waits_after=waits_after,
+                waits_for=_holders_meanwhile(states, holds),
+            )
+        )
+    notes = list(recording.notes)
+    wall_s = (recording.stop_ns - recording.start_ns) * _NS
+    covered_s = (recording.complete_until_ns - recording.start_ns) * _NS
+    if recording.dropped:
+        notes.append(
+            f"the buffer was full after {covered_s:.6f} s of {wall_s:.6f} s: {recording.dropped} events were "
+            "dropped, and the numbers speak of the time before; raise max_events, or trace less"
+        )
+    return Figures(
+        wall_s=wall_s,
+        covered_s=covered_s,
+        events=recording.events,
+        dropped=recording.dropped,
+        ops=ops.reports(),
+        threads=tuple(sorted(threads, key=lambda t: -(t.wait_s + t.preempted_s + t.held_s))),
+        notes=tuple(notes),
+        recording=recording,
+        segments=tuple(segments),
+    )
+
+
+def _holders_meanwhile(segments: list[Segment], holds: list[tuple[int, int, str]]) -> dict[str, float]:
+    """Who held the GIL while a thread waited for it; `holds` are sorted and do not overlap."""
+    waited: defaultdict[str, int] = defaultdict(int)
+    for start, end, state in segments:
+        if state is not State.WAIT:
+            continue
+        first = bisect_right(holds, start, key=lambda hold: hold[1])
+        for at in range(first, len(holds)):  # a slice would copy, an islice walk, all of them for each wait
+            begin, until, name = holds[at]
+            if begin >= end:
+                break
+            waited[name] += min(end, until) - max(start, begin)
+    return {name: ns * _NS for name, ns in sorted(waited.items(), key=lambda item: -item[1])}
+
+
+def span_of(thread: ThreadRecording, segments: list[Segment], start_ns: int, end_ns: int) -> Span:
+    """What one thread did between two times of the monotonic clock."""
+    totals = [0, 0, 0, 0]
+    longest = [0, 0, 0, 0]
+    first = max(0, bisect_right(segments, start_ns, key=lambda s: s[0]) - 1)
+    for start, end, state in segments[first:]:
+        if start >= end_ns:
+            break
+        length = min(end, end_ns) - max(start, start_ns)
+        if length > 0:
+            totals[state] += length
+            longest[state] = max(longest[state], length)
+    return Span(
+        wall_s=sum(totals) * _NS,
+        free_s=totals[State.FREE] * _NS,
+        held_s=totals[State.HELD] * _NS,
+        wait_s=totals[State.WAIT] * _NS,
+        preempted_s=totals[State.PREEMPTED] * _NS,
+        releases=_count_windows(thread, start_ns, end_ns),
+        longest_hold_s=longest[State.HELD] * _NS,
+        longest_wait_s=longest[State.WAIT] * _NS,
+    )
+
+
+def _count_windows(thread: ThreadRecording, start_ns: int, end_ns: int) -> int:
+    """Release windows opened; the last release of a thread that ends opens none."""
+    count = 0
+    opened = False
+    for time_ns, kind in zip(thread.times_ns, thread.kinds, strict=True):
+        if opened and kind == Kind.THREAD_END:
+            count -= 1
+        opened = kind == Kind.RELEASE and start_ns <= time_ns < end_ns
+        count += opened
+    return count
+
+
+class _Totals:
+    __slots__ = ("calls", "calls_held", "longest_hold", "states", "user_scope", "wall")
+
+    def __init__(self) -> None:
+        self.calls = self.calls_held = self.wall = self.longest_hold = 0
+        self.states = [0, 0, 0, 0]
+        self.user_scope = False
+
+
+class _Clock:
+    """Cumulative time per state of one thread, read at times that never decrease."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.segments = segments
+        self.index = 0  # of the segment that the last time read lies in
+        self._before = [0, 0, 0, 0]  # of the segments before that one
+
+    def at(self, time_ns: int) -> list[int]:
+        segments = self.segments
+        while self.index < len(segments) and segments[self.index][1] <= time_ns:
+            start, end, state = segments[self.index]
+            self._before[state] += end - start
+            self.index += 1
+        now = self._before.copy()
+        if self.index < len(segments) and segments[self.index][0] < time_ns:
+            start, _, state = segments[self.index]
+            now[state] += time_ns - start
+        return now
+
+
+class _Ops:
+    """Sums over ops, thread by thread."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._totals: defaultdict[str, _Totals] = defaultdict(_Totals)
+
+    def add_thread(self, thread: ThreadRecording, segments: list[Segment]) -> dict[str, float]:
+        """Adds one thread's ops; returns the time it waited in windows, by the op that ran in them."""
+        clock = _Clock(segments)
+        stack = OpStack(self._recording)
+        starts: list[tuple[list[int], int]] = []  # of the open ops: the clock, and the segment
+        ends: list[tuple[int, str]] = []  # of the outermost ops
+        limit = self._recording.complete_until_ns
+        for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
+            if time_ns >= limit:
+                break
+            if kind in STARTS:
+                op = stack.start(time_ns, kind, offset)
+                totals = self._totals[op.name]
+                totals.calls += 1
+                totals.calls_held += op.held
+                totals.user_scope = op.user_scope
+                starts.append((clock.at(time_ns), clock.index))
+            elif kind == Kind.OP_END:
+                ended = stack.end(offset)
+                if ended:
+                    self._close(ended, stack, starts[len(stack.ops)], time_ns, clock)
+                    del starts[len(stack.ops) :]
+                    if not stack.ops:
+                        ends.append((time_ns, ended.name))
+        last_ns = segments[-1][1] if segments else limit
+        while stack.ops:  # still running when the trace, or its buffer, ended
+            ended = stack.ops.pop()
+            self._close(ended, stack, starts.pop(), last_ns, clock)
+        return self._attribute_waits(ends, segments)
+
+    def _close(
+        self, op: OpenOp, outer: OpStack, start: tuple[list[int], int], time_ns: int, clock: _Clock
+    ) -> None:
+        if any(o.name == op.name for o in outer.ops):
+            return  # inside a call of itself, which counts this time
+        before, first = start
+        totals = self._totals[op.name]
+        totals.wall += time_ns - op.start_ns
+        for state, (now, then) in enumerate(zip(clock.at(time_ns), before, strict=True)):
+            totals.states[state] += now - then
+        for begin, end, state in clock.segments[first : clock.index + 1]:
+            if state is State.HELD:
+                held = min(end, time_ns) - max(begin, op.start_ns)
+                totals.longest_hold = max(totals.longest_hold, held)
+
+    def _attribute_waits(self, ends: list[tuple[int, str]], segments: list[Segment]) -> dict[str, float]:
+        """Gives each wait to the outermost op that ended last in the window before it."""
+        waits: defaultdict[str, int] = defaultdict(int)
+        next_end = 0
+        for before, (start, end, state) in pairwise(segments):
+            if state is not State.WAIT or before[2] is not State.FREE:
+                continue
+            name = ""
+            while next_end < len(ends) and ends[next_end][0] <= start:
+                if ends[next_end][0] >= before[0]:
+                    name = ends[next_end][1]
+                next_end += 1
+            if name:
+                self._totals[name].states[State.WAIT] += end - start
+            waits[name] += end - start
+        return {name: ns * _NS for name, ns in sorted(waits.items(), key=lambda item: -item[1])}
+
+    def reports(self) -> tuple[OpReport, ...]:
+        seen = self._recording.gil_seen
+        reports = []
+        for name, t in self._totals.items():
+            free_ns = t.states[State.FREE]
+            if seen:
+                verdict = verdict_of(free_ns, t.wall)
+            elif not self._recording.has_gil:
+                verdict = "no GIL"
+            else:  # all that is known is how it was entered
+                verdict = {0: "releases", t.calls: "holds"}.get(t.calls_held, "partly")
+            reports.append(
+                OpReport(
+                    name=name,
+                    calls=t.calls,
+                    calls_held=t.calls_held,
+                    wall_s=t.wall * _NS,
+                    free_s=free_ns * _NS,
+                    held_s=t.states[State.HELD] * _NS,
+                    wait_s=t.states[State.WAIT] * _NS,
+                    preempted_s=t.states[State.PREEMPTED] * _NS,
+                    longest_hold_s=t.longest_hold * _NS,
+                    verdict=verdict,
+                    user_scope=t.user_scope,
+                )
+            )
+        return tuple(sorted(reports, key=lambda op: (-(op.held_s + op.wait_s), -op.wall_s, op.name)))

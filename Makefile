@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell sed -n 's/^requires = .*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 MAX_JOBS ?= 2
 export MAX_JOBS
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test lint bench asan tsan stress installs clean
 

@@ -83,14 +83,15 @@ COMPILE_FLAGS = [
 
 def include_dirs() -> list[str]:
     """Our own headers, and pybind11's where torch does not bundle them."""
+    own = [str(ROOT / "csrc"), str(ROOT / "torchgil" / "include")]
     bundled = Path(torch.__file__).parent / "include" / "pybind11" / "pybind11.h"
     if bundled.exists():
-        return [str(ROOT / "csrc")]
+        return own
     # A distribution unbundled pybind11. Ours must be of the same internals version as torch's, or
     # torch's exception translators are not shared.
     import pybind11
 
-    return [str(ROOT / "csrc"), pybind11.get_include()]
+    return [*own, pybind11.get_include()]
 
 
 class BuildAndRecord(BuildExtension):

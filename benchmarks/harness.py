@@ -106,7 +106,12 @@ def compile_cpp(source: str, folder: str) -> None:
     import torch
 
     here, torch_root = Path(__file__).parent, Path(torch.__file__).parent
-    includes = [here.parent / "csrc", torch_root / "include", sysconfig.get_path("include")]
+    includes = [
+        here.parent / "csrc",
+        here.parent / "torchgil" / "include",
+        torch_root / "include",
+        sysconfig.get_path("include"),
+    ]
     libraries = torch_root / "lib"
     progress(f"compiling {source}")
     subprocess.run(

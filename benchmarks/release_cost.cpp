@@ -3,7 +3,7 @@
 #include <chrono>
 #include <cstdint>
 
-#include "gil.h"
+#include <torchgil/gil.h>
 
 namespace {
 

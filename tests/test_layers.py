@@ -8,16 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h"))
+HEADERS = sorted((ROOT / "torchgil" / "include").rglob("*.h"))
 PACKAGE = sorted((ROOT / "torchgil").rglob("*.py"))
 WINGS = {"ops", "tracing", "forward"}
 
 # The C++ files that may see Python, besides every bindings.cpp.
-MAY_SEE_PYTHON = {
-    "csrc/gil.h",
-    "csrc/module.cpp",
-    "csrc/ops/arguments.h",  # what Python arguments become: a part of the bindings
-    "csrc/ops/policies.h",  # likewise
-}
+MAY_SEE_PYTHON = {"csrc/module.cpp"}
 MAY_SEE_PYTHON_STEMS = {
     "csrc/ops/parker",  # a lock of Python's is its portable sleep
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
@@ -102,7 +98,7 @@ def test_cpp_sees_python_only_where_it_may(path):
         or (name(path.parent) == "csrc/forward" and path.stem.startswith("constants"))
     )
     if not allowed:
-        seen = [h for h in headers if PYTHON_HEADER.match(h) or h == "gil.h"]
+        seen = [h for h in headers if PYTHON_HEADER.match(h) or h.startswith("torchgil/")]
         assert seen == [], f"{name(path)} is Python-free, but includes {seen}"
 
 
@@ -112,6 +108,14 @@ def test_no_cpp_wing_includes_another(path):
     if wing in WINGS:
         others = {h.split("/")[0] for h in includes(path)} & WINGS - {wing}
         assert others == set(), f"{name(path)} includes from {others}"
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=name)
+def test_the_installed_headers_need_no_other_file_of_ours(path):
+    folder = path.parent.parent
+    ours = {p.relative_to(folder).as_posix() for p in HEADERS}
+    theirs = re.compile(r"[a-z_]+$|unistd\.h$|(ATen|c10|torch|pybind11)/")
+    assert [h for h in includes(path) if h not in ours and not theirs.match(h)] == []
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if p.name != "_built_for.py"], ids=name)

@@ -5,7 +5,7 @@
 #include "package.h"
 #include "program.h"
 
-#include "gil.h"
+#include <torchgil/gil.h>
 
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>

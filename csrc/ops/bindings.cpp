@@ -1,14 +1,12 @@
 // csrc/ops/bindings.cpp: the ops in Python, each under three GIL policies.
 #include <pybind11/stl.h>
 
-#include <cmath>
-
-#include "gil.h"
+#include <torchgil/gil.h>
+#include <torchgil/policies.h>
 #include "ops/estimate.h"
 #include "ops/latch.h"
 #include "ops/library.h"
 #include "ops/parker.h"
-#include "ops/policies.h"
 #include "ops/witness.h"
 
 namespace py = pybind11;
@@ -148,15 +146,6 @@ bool wait(const Latch& latch, double timeout) {
   return latch.wait(timeout);
 }
 
-void set_adaptive_threshold(double seconds) {
-  if (std::isnan(seconds) || seconds < 0) {
-    throw py::value_error(
-        "set_adaptive_threshold: seconds must not be negative or NaN, got " +
-        std::string(py::repr(py::float_(seconds))));
-  }
-  adaptive_threshold.store(seconds, std::memory_order_relaxed);
-}
-
 void register_latch(py::module_& m) {
   py::class_<Latch>(
       m,
@@ -258,22 +247,9 @@ void register_ops(py::module_& m) {
   register_latch(m);
   register_parker(m);
   register_witness(m);
-  m.def(
-      "adaptive_threshold",
-      [] { return adaptive_threshold.load(std::memory_order_relaxed); },
-      "adaptive_threshold()\n--\n\n");
-  m.def(
-      "set_adaptive_threshold",
-      &set_adaptive_threshold,
-      "set_adaptive_threshold(seconds)\n--\n\n",
-      py::arg("seconds"));
+  def_adaptive_threshold(m);
 
-  PolicyModules policies{
-      m.def_submodule("released", "The GIL is released while the kernel runs."),
-      m.def_submodule("held", "The GIL is kept while the kernel runs."),
-      m.def_submodule(
-          "adaptive", "The GIL is kept for short work and released for long."),
-  };
+  PolicyModules policies(m, "torchgil");
   def_policies(
       policies,
       "add",

@@ -8,7 +8,7 @@
 #include <thread>
 #include <utility>
 
-#include "gil.h"
+#include <torchgil/gil.h>
 
 namespace py = pybind11;
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "gil.h"
+#include <torchgil/gil.h>
 #include "tracing/gil_holder.h"
 
 namespace torchgil {

@@ -1,8 +1,14 @@
-// csrc/gil.h: the one header that touches the GIL.
+// torchgil/gil.h: the one header that touches the GIL.
+//
+// Header-only, C++17, for any extension that uses pybind11. Its names are
+// hidden in the object that includes it: two extensions that were built with
+// different torchgil versions do not meet.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <unistd.h>
+
+#pragma GCC visibility push(hidden)
 
 namespace torchgil {
 
@@ -31,13 +37,13 @@ inline bool interpreter_is_finalizing() {
 /// The release window of every `released` call: the GIL is released while one
 /// lives. The creator must hold the GIL.
 ///
-/// It is py::gil_scoped_release with the way out mended. A daemon thread whose
-/// op ends after the interpreter began to shut down never gets the GIL: before
-/// 3.14 CPython answers with pthread_exit(), whose unwinding meets a destructor
-/// and ends the process with "terminate called without an active exception".
-/// Such a thread is parked instead, as CPython 3.14 itself does. The one thread
-/// that still gets it is the one that shuts the interpreter down: who holds the
-/// GIL after that began can be no other.
+/// It is py::gil_scoped_release with the way out mended. A daemon thread
+/// whose op ends after the interpreter began to shut down never gets the GIL:
+/// before 3.14 CPython answers with pthread_exit(), whose unwinding meets a
+/// destructor and ends the process with "terminate called without an active
+/// exception". Such a thread is parked instead, as CPython 3.14 itself does.
+/// The one thread that still gets it is the one that shuts the interpreter
+/// down: who holds the GIL after that began can be no other.
 class ReleaseWindow {
  public:
   ReleaseWindow()
@@ -67,3 +73,5 @@ class ReleaseWindow {
 };
 
 } // namespace torchgil
+
+#pragma GCC visibility pop

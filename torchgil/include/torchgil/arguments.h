@@ -1,4 +1,4 @@
-// csrc/ops/arguments.h: what a Python argument of an op becomes.
+// torchgil/arguments.h: what a Python argument of an op becomes.
 //
 // Two things pybind11's casters, torch's included, do not do: a Python number
 // as at::Scalar, and noticing a tensor whose class (or a mode) wants to see the
@@ -8,8 +8,11 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
+#include <c10/macros/Macros.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
+
+#pragma GCC visibility push(hidden)
 
 namespace torchgil {
 
@@ -40,13 +43,13 @@ struct ArgumentOf<const at::Scalar&> {
   using type = ScalarArgument;
 };
 
-/// Whether __torch_function__, of a mode or of the tensor's class, wants to see
-/// the call. For a plain tensor: one thread-local load. GIL: held.
+/// Whether __torch_function__, of a mode or of the tensor's class, wants to
+/// see the call. For a plain tensor: one thread-local load. GIL: held.
 inline bool has_torch_function(PyObject* tensor) {
-  if (at::impl::torch_function_mode_enabled()) [[unlikely]] {
+  if (C10_UNLIKELY(at::impl::torch_function_mode_enabled())) {
     return true;
   }
-  if (THPVariable_CheckExact(tensor)) [[likely]] {
+  if (C10_LIKELY(THPVariable_CheckExact(tensor))) {
     return false;
   }
   if (at::impl::PythonTorchFunctionTLS::get_disabled_state() !=
@@ -77,6 +80,18 @@ inline bool is_overloaded(const TensorArgument& argument) {
 template <class T>
 bool is_overloaded(const T& /*never a tensor*/) {
   return false;
+}
+
+/// The Python object that an argument was, or is made into. GIL: held.
+inline pybind11::object to_source(const TensorArgument& argument) {
+  return pybind11::reinterpret_borrow<pybind11::object>(argument.source);
+}
+inline pybind11::object to_source(const ScalarArgument& argument) {
+  return pybind11::reinterpret_borrow<pybind11::object>(argument.source);
+}
+template <class T>
+pybind11::object to_source(const T& argument) {
+  return pybind11::cast(argument);
 }
 
 /// A fresh result as a Python object. A tensor is moved into it: pybind11's
@@ -155,3 +170,5 @@ struct type_caster<torchgil::ScalarArgument> {
 };
 
 } // namespace pybind11::detail
+
+#pragma GCC visibility pop

@@ -8,7 +8,7 @@ MAX_JOBS ?= 2
 export MAX_JOBS
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench asan tsan stress installs clean
+.PHONY: demo test lint bench asan tsan stress installs matrix wheel clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -38,6 +38,12 @@ stress: $(VENV)/.built # the suite again and again, on twice as many processes a
 
 installs: # every way of installing, each in a fresh environment
 	.ci/installs
+
+matrix: # every tried pair of Python and torch, each in a fresh environment: docs/compatibility.md
+	.ci/matrix
+
+wheel: $(VENV)/.built # dist/: a wheel for the torch that is there, named for it
+	.ci/wheel $(BIN)/python
 
 clean:
 	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py $(VENV)/.built

@@ -1,12 +1,14 @@
 """Builds torchgil._C, the one C++ extension.
 
 DEBUG=1 builds with assertions and symbols, SANITIZE=address or SANITIZE=thread with that sanitizer
-(`make asan`, `make tsan`), MAX_JOBS=n limits the compiler processes.
+(`make asan`, `make tsan`), MAX_JOBS=n limits the compiler processes. TORCH_IN_VERSION=1 (`make wheel`)
+makes the torch it is built for part of the wheel's name.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,11 +24,18 @@ except ImportError as error:
     ) from error
 
 ROOT = Path(__file__).parent
+SUPPORT = runpy.run_path(str(ROOT / "torchgil" / "_support.py"))
+if message := SUPPORT["objection"](torch.__version__):
+    raise SystemExit(message)
+if message := SUPPORT["untried"](torch.__version__):
+    print(f"warning: {message}", file=sys.stderr)
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 SANITIZE = os.environ.get("SANITIZE", "")
 SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 # "2.13.0+cpu" and "2.13.0+cu130" have the same C++ interface: the local label is no part of the pin.
 TORCH_VERSION = torch.__version__.split("+")[0]
+# Several wheels of one version can lie side by side then. Not in an sdist, which is for any torch.
+LOCAL_VERSION = "+torch{}.{}".format(*SUPPORT["series"](TORCH_VERSION))
 
 SOURCES = [
     "csrc/forward/arguments.cpp",
@@ -65,7 +74,7 @@ SOURCES = [
 ]
 
 COMPILE_FLAGS = [
-    "-std=c++20",  # what torch 2.13's own headers are compiled as
+    "-std=c++20",  # as torch's own headers are by now; those of 2.9 do not mind
     "-Wall",  # our own sources are clean of both: keep them so
     "-Wextra",
     "-Wno-unused-parameter",  # torch's and pybind11's headers are full of them
@@ -120,4 +129,5 @@ setup(
     ],
     cmdclass={"build_ext": BuildAndRecord},
     install_requires=[f"torch=={TORCH_VERSION}"],
+    options={"egg_info": {"tag_build": LOCAL_VERSION}} if os.environ.get("TORCH_IN_VERSION") else {},
 )

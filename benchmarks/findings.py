@@ -1,8 +1,11 @@
-"""What torch does about the GIL today, path by path: the rows of docs/findings.md.
+"""What torch does about the GIL, path by path: the rows of docs/findings.md.
 
     python benchmarks/findings.py                 # every row (the compiled ones take a minute)
     python benchmarks/findings.py load_path mm    # these rows
     python benchmarks/findings.py --list
+
+All rows together are kept as results/findings/TORCH.json, from which plots.py makes the page: a
+column of it for each torch that this ran with.
 
 Each row is one call under torchgil.audit, after a call to warm it up, in this process and
 with nothing else going on in it. "releases" counts the release windows of one call.
@@ -12,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 import warnings
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import findings_page
 import harness
 import torch
 
@@ -317,35 +320,13 @@ def judge(r: Row) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        "| path | call | verdict | free | releases | longest hold | ops entered with the GIL | row |",
-        "|---|---|---|--:|--:|--:|---|---|",
-    ]
-    for r in rows:
-        held = ", ".join(f"`{name}`" for name in r["ops_entered_held"]) or "none"
-        lines.append(
-            f"| {r['group']} | {r['what']} | **{r['verdict']}** | {100 * r['free_fraction']:.0f} % | "
-            f"{r['releases']} | {_duration(r['longest_hold_s'])} | {held} | `{r['name']}` |"
-        )
-    return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="*", help="names of rows (default: all)")
     parser.add_argument("--list", action="store_true", help="name the rows")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
+    parser.add_argument("--json", metavar="FILE", help="where to write all rows (default results/findings/)")
     options = parser.parse_args()
     names = {r.name for r in ROWS}
     if unknown := set(options.rows) - names:
@@ -359,12 +340,11 @@ def main() -> None:
             harness.progress(r.name)
             done.append(judge(r))
     harness.progress("")
-    print(table(done))
-    if options.json:
-        Path(options.json).write_text(
-            json.dumps({"machine": harness.machine(), "rows": done}, indent=1) + "\n"
-        )
-        print(f"written: {options.json}", file=sys.stderr)
+    print("\n".join(findings_page.details(done)))
+    if options.json or not options.rows:
+        name = torch.__version__.split("+")[0]
+        kept = options.json or str(findings_page.FOLDER / f"{name}.json")
+        print(f"written: {harness.save('findings', done, kept)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

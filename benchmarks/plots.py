@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import findings_page
 from budgets import BUDGETS, Budget, Spread, met, number
 from harness import RESULTS
 
@@ -31,6 +32,13 @@ def load() -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
+def pinned_torch() -> str:
+    """The version that the project is developed with."""
+    found = re.search(r"torch==([\d.]+)", (ROOT / "pyproject.toml").read_text())
+    assert found
+    return found[1]
+
+
 def measure(results: Mapping[str, Any]) -> list[tuple[Budget, Spread]]:
     return [(budget, budget.figure(results[budget.benchmark]["rows"])) for budget in BUDGETS]
 
@@ -41,6 +49,9 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
         DOCS / "benchmarks.md": page(results),
         ROOT / "README.md": filled(ROOT / "README.md", results),
         DOCS / "serving.md": filled(DOCS / "serving.md", results),
+        DOCS / "findings.md": findings_page.filled(
+            (DOCS / "findings.md").read_text(), findings_page.load(), pinned_torch()
+        ),
     }
 
 

@@ -39,7 +39,13 @@ def run_in_child(
 ) -> Child:
     """Runs code in a fresh interpreter; with check, anything but exit code 0 fails the test."""
     command = [sys.executable, "-c", textwrap.dedent(code), *args]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(env or {})}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        # Since 3.12 a fork beside threads warns, and that is just what some children are there to do.
+        "PYTHONWARNINGS": "ignore:This process (pid=:DeprecationWarning",
+        **(env or {}),
+    }
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, env=environment, check=False

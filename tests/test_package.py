@@ -1,5 +1,7 @@
 """The package as it is installed and imported."""
 
+import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,84 @@ def test_another_python_is_named():
         check=False,
     )
     assert "torchgil was built for Python 2.7 but this is Python" in child.stderr
+
+
+def with_torch(version):
+    """Code that imports torchgil beside a torch of that version."""
+    return f"""
+        import sys, types, torch
+        torch.__version__ = "{version}"
+        built_for = types.ModuleType("torchgil._built_for")
+        built_for.TORCH_VERSION = "{version}"
+        built_for.PYTHON_VERSION = ".".join(map(str, sys.version_info[:2]))
+        sys.modules["torchgil._built_for"] = built_for
+        import torchgil
+        """
+
+
+def test_a_torch_too_old_is_refused_and_the_oldest_that_does_is_named():
+    child = run_in_child(with_torch("2.8.1"), check=False)
+    assert (
+        "ImportError: torchgil needs torch 2.9 or later, and this is 2.8.1; install a newer one"
+        in child.stderr
+    )
+
+
+def test_a_newer_torch_than_was_tried_is_a_warning_and_works():
+    child = run_in_child(with_torch("99.1.0") + "torchgil.released.spin(0)")
+    assert "RuntimeWarning: torchgil was tried with torch 2.9 to" in child.stderr
+    assert "not with 99.1.0" in child.stderr
+
+
+def test_where_warnings_are_errors_an_untried_torch_does_not_break_somebody_elses_import():
+    run_in_child(
+        """
+        import warnings, torchgil, torchgil._support
+        torchgil._support.untried = lambda version: f"not with {version}"
+        warnings.simplefilter("error", RuntimeWarning)
+        import torch
+        try:
+            torchgil.released
+        except RuntimeWarning as warning:
+            assert "not with" in str(warning)
+        else:
+            raise AssertionError("no word of it")
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "text"), [("2.8.1", "torchgil needs torch 2.9"), ("99.1.0", "not with 99.1.0")]
+)
+def test_the_build_says_the_same(version, text, tmp_path):
+    child = run_in_child(
+        f"""
+        import runpy, sys, torch, torch.utils.cpp_extension
+        torch.__version__ = "{version}"
+        sys.argv = ["setup.py", "--version"]
+        runpy.run_path({str(ROOT / "setup.py")!r}, run_name="__main__")
+        """,
+        check=False,
+    )
+    assert text in child.stderr
+
+
+def test_what_is_supported_is_what_was_tried_and_the_readme_names_each_pair():
+    from torchgil._support import NEWEST_TORCH, OLDEST_TORCH, series
+
+    rows = json.loads((ROOT / "docs/compatibility.json").read_text())["rows"]
+    tried = {series(row["torch"]) for row in rows}
+    assert (min(tried), max(tried)) == (OLDEST_TORCH, NEWEST_TORCH)
+    readme = (ROOT / "README.md").read_text()
+    for row in rows:
+        python = ".".join(row["python"].split(".")[:2])
+        assert f"{row['torch'].split('+')[0]} on {python}" in readme.replace("CPython ", "")
+
+
+def test_the_page_of_compatibility_is_what_its_results_say():
+    page = runpy.run_path(str(ROOT / ".ci/matrix"))["page"]
+    kept = json.loads((ROOT / "docs/compatibility.json").read_text())
+    assert (ROOT / "docs/compatibility.md").read_text() == page(kept), "run .ci/matrix --page"
 
 
 def test_a_source_tree_that_was_not_built_says_so():

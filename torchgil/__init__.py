@@ -84,8 +84,9 @@ def _register_ops() -> None:
 
 def _register_ops_quietly() -> None:
     # torch is being imported by somebody who may never use torchgil: a missing or
-    # unfit extension is reported when one of its names is first used.
-    with contextlib.suppress(ImportError):
+    # unfit extension is reported when one of its names is first used, and so is an
+    # untried torch where warnings are errors.
+    with contextlib.suppress(ImportError, RuntimeWarning):
         _register_ops()
 
 

@@ -7,13 +7,18 @@ lucky. So what it was built for is written down beside it and compared first.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import torch
+
+from torchgil._support import objection, untried
 
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
 def _check() -> None:
+    if message := objection(torch.__version__):
+        raise ImportError(message)
     try:
         from torchgil import _built_for
     except ImportError:
@@ -33,6 +38,8 @@ def _check() -> None:
             f"torchgil was built for Python {_built_for.PYTHON_VERSION} but this is Python {running}; "
             f"rebuild it, in its source folder: {_REBUILD}"
         )
+    if message := untried(torch.__version__):
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 _check()

@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell sed -n 's/^requires = .*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 MAX_JOBS ?= 2
 export MAX_JOBS
+# Of the tests, most of whose time is other processes' imports of torch. PROCESSES=0: all in one.
+PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test lint bench asan tsan stress installs matrix wheel clean
@@ -14,7 +16,7 @@ demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
 
 test: $(VENV)/.built
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

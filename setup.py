@@ -66,6 +66,7 @@ SOURCES = [
     "csrc/tracing/gil_holder.cpp",
     "csrc/tracing/gil_lock.cpp",
     "csrc/tracing/got.cpp",
+    "csrc/tracing/main_look.cpp",
     "csrc/tracing/op_events.cpp",
     "csrc/tracing/prober.cpp",
     "csrc/tracing/prober_bindings.cpp",

@@ -21,6 +21,7 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/tracing/gil_events",
     "csrc/tracing/gil_lock",
     "csrc/tracing/op_events",
+    "csrc/tracing/main_look",  # the prober's look from the main thread
     "csrc/tracing/prober",
     "csrc/tracing/prober_bindings",
     "csrc/tracing/culprit",  # the prober's look at a thread's frames

@@ -60,6 +60,11 @@ class HoldLog {
         current_.length() > std::min(threshold_ / 4, kQueuedTimesAfter);
   }
 
+  /// Half way to a long hold: the end of it is worth not to miss.
+  bool getting_long() const {
+    return current_.holder != nullptr && current_.length() > threshold_ / 2;
+  }
+
   void set_queued_times(QueuedTimes times) {
     current_.queued_before = std::move(times);
   }

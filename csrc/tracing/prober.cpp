@@ -48,7 +48,8 @@ void name_this_thread(const char* name) {
 Prober::Prober(Settings settings, Report report)
     : settings_(settings),
       report_(std::move(report)),
-      log_(settings.threshold, settings.look_period) {
+      log_(settings.threshold, settings.look_period),
+      main_look_(std::make_unique<MainLook>([this] { report_holds(); })) {
   SignalsBlocked blocked;
   looker_ = std::thread(&Prober::look, this);
   try {
@@ -74,6 +75,7 @@ void Prober::join() {
   if (knocker_.joinable()) {
     knocker_.join();
   }
+  main_look_.reset();
 }
 
 int64_t Prober::knocks() const {
@@ -120,6 +122,9 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
       return;
     }
     log_.see(gil_holder(), Clock::now());
+    if (log_.getting_long()) {
+      main_look_->ask();
+    }
     if (log_.wants_queued_times()) {
       // 10 us a thread, without the lock: the knocker must not wait for it
       // when it gets the GIL meanwhile.
@@ -144,17 +149,27 @@ void Prober::knock() {
     }
     lock.unlock();
     const PyGILState_STATE state = PyGILState_Ensure();
-    const Clock::time_point now = Clock::now();
-    lock.lock();
-    waiting_ = false;
-    const std::vector<Hold> holds = log_.finish(now);
-    lock.unlock();
-    wake_looker_.notify_one();
-    for (const Hold& hold : holds) {
-      report_(hold);
-    }
+    report_holds();
     PyGILState_Release(state);
     lock.lock();
+  }
+}
+
+// GIL: held throughout, since a moment ago.
+void Prober::report_holds() {
+  const Clock::time_point now = Clock::now();
+  std::vector<Hold> holds;
+  {
+    std::lock_guard lock(mutex_);
+    if (!waiting_) {
+      return; // the other was first
+    }
+    waiting_ = false;
+    holds = log_.finish(now);
+  }
+  wake_looker_.notify_one();
+  for (const Hold& hold : holds) {
+    report_(hold);
   }
 }
 

@@ -5,10 +5,12 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 
 #include "tracing/hold_log.h"
+#include "tracing/main_look.h"
 
 namespace torchgil {
 
@@ -17,13 +19,15 @@ namespace torchgil {
 /// looking, often now. The knocker asks for the GIL, as any Python thread
 /// would: code that gives way by itself gives way to it. When it gets the GIL,
 /// it reports each hold over the threshold that the looker saw meanwhile; the
-/// culprit has just given way and cannot have gone on.
+/// culprit has just given way and cannot have gone on. Where the main thread
+/// gets it first, that does the same in the knocker's place.
 ///
 /// So nobody's GIL is asked for while all is well, and a released op of any
 /// length, or a queue of threads that take turns, is never taken for a hold.
 class Prober {
  public:
-  /// Called by the knocker, which holds the GIL. Must not throw.
+  /// Called by the knocker or the main thread, which holds the GIL. Must not
+  /// throw.
   using Report = std::function<void(const Hold&)>;
 
   struct Settings {
@@ -49,6 +53,7 @@ class Prober {
   void look();
   void look_while_waiting(std::unique_lock<std::mutex>& lock);
   void knock();
+  void report_holds();
 
   const Settings settings_;
   const Report report_;
@@ -58,9 +63,10 @@ class Prober {
   std::condition_variable wake_looker_;
   std::condition_variable wake_knocker_;
   bool stopping_ = false;
-  bool waiting_ = false; // the knocker waits for the GIL
+  bool waiting_ = false; // the knocker waits for the GIL, and nobody looked yet
   int64_t knocks_ = 0;
   HoldLog log_;
+  std::unique_ptr<MainLook> main_look_;
 
   std::thread looker_;
   std::thread knocker_;

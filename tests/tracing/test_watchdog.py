@@ -146,6 +146,15 @@ def test_sees_a_thread_that_threading_does_not_know_and_one_that_has_ended() -> 
     assert [hold.thread_name for hold in watchdog.holds] == ["short-lived-0"]
 
 
+def test_names_the_line_of_threads_that_end_at_once_while_the_main_thread_waits_for_them() -> None:
+    with torchgil.Watchdog(threshold=0.05) as watchdog:
+        for _ in range(15):  # who gets the GIL after the hold is a race: main, watchdog, or the thread itself
+            with threads(1, lambda: held.spin(0.12), "short-lived"):
+                pass
+    assert len(watchdog.holds) >= 14, watchdog.holds
+    assert {(hold.thread_name, hold.function) for hold in watchdog.holds} == {("short-lived-0", "<lambda>")}
+
+
 def test_holds_are_there_as_soon_as_the_call_returned() -> None:
     with torchgil.Watchdog(threshold=0.05) as watchdog:
         held.spin(0.2)

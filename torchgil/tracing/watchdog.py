@@ -115,6 +115,8 @@ class Watchdog:
     that is just over the threshold is met now and then. Python code that calls nothing
     slow, but whose thread the operating system takes off its core, is not a hold. Two holds by
     one thread with less than a look (``threshold / 20``) of another thread between them are seen as one.
+    A thread that ends right after a hold, while threads other than the main one wait for the GIL too, can
+    be gone before anybody looked: the hold is reported, without line and name.
 
     Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
     stops by itself at interpreter exit. In the child of a fork it is stopped, and

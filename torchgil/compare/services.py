@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import multiprocessing
+import pickle
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -176,6 +178,7 @@ def _start_processes(contender: Contender, factory: str) -> Serving:
                 f"weights can be shared of an nn.Module, not of a {type(subject.target).__name__}"
             )
         subject.target.share_memory()
+        _check_pickles(subject.target)
         handed = subject
     spawn = multiprocessing.get_context("spawn")
     together = spawn.Barrier(contender.workers)
@@ -200,6 +203,24 @@ def _start_processes(contender: Contender, factory: str) -> Serving:
 
     request = subject.request
     return Serving(submit, pool.shutdown)
+
+
+class _WithoutTensors(pickle.Pickler):
+    """What of an object is to be pickled beside its tensors, which torch moves."""
+
+    def persistent_id(self, obj: Any) -> str | None:
+        return "tensor" if isinstance(obj, torch.Tensor) else None
+
+
+def _check_pickles(target: torch.nn.Module) -> None:
+    # Each Python words it in its own way, and says it from deep inside the start of a process.
+    try:
+        _WithoutTensors(io.BytesIO()).dump(target)
+    except Exception as error:
+        name = type(target).__name__
+        raise TypeError(
+            f"a {name} cannot be pickled, and so not be handed to another process: {error}"
+        ) from error
 
 
 def moved_bytes(factory: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchgil._build import C
 
@@ -73,6 +74,38 @@ def test_policies(policy):
     assert set(stub) == public(module)
     for name, node in stub.items():
         assert parameters(node) == parameters(getattr(module, name)), name
+
+
+IN_PYTHON = {"Tensor": "Tensor", "number": "complex", "float": "float", "int": "int", "bool": "bool"}
+
+
+def line_for(name):
+    """An op's line in the stub, as its schema has it; None: it is no op."""
+    op = getattr(torch.ops.torchgil, name, None)
+    if op is None:
+        return None
+    schema, parts = op.default._schema, ["self"]
+    for argument in schema.arguments:
+        if argument.kwarg_only and "*" not in parts:
+            parts.append("*")
+        default = f" = {argument.default_value!r}" if argument.has_default_value() else ""
+        parts.append(f"{argument.name}: {IN_PYTHON[str(argument.type)]}{default}")
+    results = [IN_PYTHON[str(result.type)] for result in schema.returns]
+    result = f"tuple[{', '.join(results)}]" if len(results) > 1 else "".join(results) or "None"
+    return f"def {name}({', '.join(parts)}) -> {result}: ..."
+
+
+@pytest.mark.parametrize("name", sorted(public(C.released)))
+def test_an_op_is_typed_as_its_schema_is(name):
+    """The line for a new op stands in this test's failure."""
+    expected = line_for(name)
+    if expected is None:
+        assert name == "wait"
+        return
+    stub = definitions(STUBBED[POLICY_PROTOCOL].body)
+    assert name in stub, f"torchgil/_C.pyi, {POLICY_PROTOCOL}, lacks:\n    {expected}"
+    assert ast.unparse(stub[name]) == ast.unparse(ast.parse(expected))
+    assert parameters(ast.parse(expected).body[0]) == parameters(getattr(C.released, name))
 
 
 @pytest.mark.parametrize("name", CLASSES)

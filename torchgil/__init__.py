@@ -18,12 +18,13 @@ from torchgil._version import __version__
 if TYPE_CHECKING:
     from torchgil.forward.nogil import nogil as nogil
     from torchgil.forward.package import load_package as load_package
+    from torchgil.headers import get_include as get_include
+    from torchgil.ops import Latch as Latch
     from torchgil.ops import adaptive as adaptive
+    from torchgil.ops import adaptive_threshold as adaptive_threshold
     from torchgil.ops import held as held
     from torchgil.ops import released as released
-    from torchgil.ops.adaptive import adaptive_threshold as adaptive_threshold
-    from torchgil.ops.adaptive import set_adaptive_threshold as set_adaptive_threshold
-    from torchgil.ops.latch import Latch as Latch
+    from torchgil.ops import set_adaptive_threshold as set_adaptive_threshold
     from torchgil.serving import Batcher as Batcher
     from torchgil.serving import BatcherClosed as BatcherClosed
     from torchgil.serving import QueueFull as QueueFull
@@ -36,20 +37,21 @@ if TYPE_CHECKING:
     from torchgil.tracing.watchdog import LongHold as LongHold
     from torchgil.tracing.watchdog import Watchdog as Watchdog
 
-# Public name -> "module" (the module itself) or "module:attribute".
+# Public name -> "module:attribute".
 _PUBLIC = {
-    "released": "torchgil.ops.released",
-    "held": "torchgil.ops.held",
-    "adaptive": "torchgil.ops.adaptive",
-    "Latch": "torchgil.ops.latch:Latch",
-    "adaptive_threshold": "torchgil.ops.adaptive:adaptive_threshold",
-    "set_adaptive_threshold": "torchgil.ops.adaptive:set_adaptive_threshold",
+    "released": "torchgil.ops:released",
+    "held": "torchgil.ops:held",
+    "adaptive": "torchgil.ops:adaptive",
+    "Latch": "torchgil.ops:Latch",
+    "adaptive_threshold": "torchgil.ops:adaptive_threshold",
+    "set_adaptive_threshold": "torchgil.ops:set_adaptive_threshold",
     "ThreadPool": "torchgil.serving:ThreadPool",
     "Batcher": "torchgil.serving:Batcher",
     "BatcherClosed": "torchgil.serving:BatcherClosed",
     "QueueFull": "torchgil.serving:QueueFull",
     "nogil": "torchgil.forward.nogil:nogil",
     "load_package": "torchgil.forward.package:load_package",
+    "get_include": "torchgil.headers:get_include",
     "intra_op_threads": "torchgil.threads:intra_op_threads",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",
@@ -66,10 +68,8 @@ def __getattr__(name: str) -> Any:
     target = _PUBLIC.get(name)
     if target is None:
         raise AttributeError(f"module 'torchgil' has no attribute {name!r}")
-    module, _, attribute = target.partition(":")
-    value: Any = importlib.import_module(module)
-    if attribute:
-        value = getattr(value, attribute)
+    module, attribute = target.split(":")
+    value: Any = getattr(importlib.import_module(module), attribute)
     globals()[name] = value  # the next look-up does not come here
     return value
 

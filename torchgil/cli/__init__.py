@@ -14,6 +14,7 @@ COMMANDS = {
     "audit": "run a script, then say who held the GIL, and who waited",
     "watch": "run a script and name the lines that hold the GIL, as they do",
     "compare": "threads against processes on your own model",
+    "new": "start an extension of your own, whose ops release the GIL, with tests that prove it",
     "doctor": "what this machine, Python and torch mean for threads, and what torchgil can see here",
     "demo": "see the GIL released and held, on real tensors",
 }

@@ -5,6 +5,7 @@ Never called at run time: the kernels themselves are C++ alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,24 +29,23 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
     return boxes.new_empty([kept], dtype=torch.int64)
 
 
+def _traceable(op: Any) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return op(*args, **kwargs)
+
+    return call
+
+
 def _let_dynamo_trace() -> None:
     """A compiled graph calls the dispatcher: released.add in it is torch.ops.torchgil.add."""
-
-    def add(a: Any, b: Any, *, alpha: Any = 1) -> Any:
-        return torch.ops.torchgil.add(a, b, alpha=alpha)
-
-    def matmul(a: Any, b: Any) -> Any:
-        return torch.ops.torchgil.matmul(a, b)
-
-    def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
-        return torch.ops.torchgil.rms_norm(x, weight, eps)
-
-    def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
-        return torch.ops.torchgil.nms(boxes, scores, iou_threshold)
-
     for policy in (C.released, C.held, C.adaptive):
-        for traceable in (add, matmul, rms_norm, nms):
-            torch.compiler.substitute_in_graph(getattr(policy, traceable.__name__))(traceable)
+        for name in dir(policy):
+            op = None if name.startswith("_") else getattr(torch.ops.torchgil, name, None)
+            if op is None or all(str(a.type) != "Tensor" for a in op.default._schema.arguments):
+                continue  # wait, spin: nothing that a graph is made of
+            # The schema's parameters are the function's; tests/test_stub.py holds them equal.
+            register = torch.compiler.substitute_in_graph(getattr(policy, name), skip_signature_check=True)
+            register(_traceable(op))
 
 
 when_imported("torch._dynamo", _let_dynamo_trace)

@@ -25,6 +25,8 @@ from traceback import FrameSummary, StackSummary
 from types import TracebackType
 
 from torchgil._build import C
+from torchgil.tracing import extension
+from torchgil.tracing.extension import Extension
 
 __all__ = ["LongHold", "Watchdog"]
 
@@ -85,6 +87,11 @@ class LongHold:
                 return None if frame is self.stack[-1] else frame
         return None
 
+    @property
+    def extension(self) -> Extension | None:
+        """The shared object that the innermost line called into; None: another, or not known for certain."""
+        return extension.of_line(self.filename, self.lineno) if self.exact else None
+
     def __str__(self) -> str:
         held = f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms"
         if not self.stack:
@@ -94,7 +101,12 @@ class LongHold:
         via = f", called from {caller.filename}:{caller.lineno} in {caller.name}" if caller else ""
         source = (caller or self.stack[-1]).line
         place = f"{self.filename}:{self.lineno} in {self.function}{via}"
-        return f"{held} {at} {place}" + (f": {source}" if source else "")
+        ran_in = self.extension
+        return (
+            f"{held} {at} {place}"
+            + (f": {source}" if source else "")
+            + (f"; it ran {ran_in}" if ran_in else "")
+        )
 
     def format(self) -> str:
         """The hold and the stack below it, as a traceback would print it."""

@@ -1,11 +1,7 @@
-"""The GIL is kept for work estimated shorter than a threshold, and released for longer.
+"""From how much work on ``adaptive`` releases the GIL.
 
 Releasing it costs little; getting it back can cost a switch interval (5 ms) when
 another thread is busy in Python. For work of microseconds that is a bad bargain.
-
->>> import torch, torchgil
->>> torchgil.adaptive.add(torch.ones(2), torch.ones(2))
-tensor([2., 2.])
 """
 
 from __future__ import annotations
@@ -14,25 +10,7 @@ import os
 
 from torchgil._build import C
 
-add = C.adaptive.add
-matmul = C.adaptive.matmul
-rms_norm = C.adaptive.rms_norm
-nms = C.adaptive.nms
-spin = C.adaptive.spin
-sleep = C.adaptive.sleep
-wait = C.adaptive.wait
-
-__all__ = [
-    "adaptive_threshold",
-    "add",
-    "matmul",
-    "nms",
-    "rms_norm",
-    "set_adaptive_threshold",
-    "sleep",
-    "spin",
-    "wait",
-]
+__all__ = ["adaptive_threshold", "set_adaptive_threshold"]
 
 _ENVIRONMENT = "TORCHGIL_ADAPTIVE_THRESHOLD_US"
 

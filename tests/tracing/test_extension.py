@@ -1,0 +1,83 @@
+"""Which extension a call ran in: named where it is certain, and nothing said where it is not."""
+
+import functools
+import importlib.util
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+import torchgil
+from torchgil.tracing.extension import of_callable, of_line
+
+SHARED_OBJECT = sys.modules["torchgil._C"].__file__
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        torchgil.held.spin,
+        functools.partial(torchgil.held.spin, 0.1),
+        torchgil.Latch().open,
+        torchgil.Latch,
+    ],
+    ids=["a function", "a partial", "a method", "a class"],
+)
+def test_a_callable_names_its_extension(fn):
+    found = of_callable(fn)
+    assert found.path == SHARED_OBJECT
+    assert found.how.startswith("the module of torchgil._C")
+    assert "py::call_guard<py::gil_scoped_release>()" in str(found)
+
+
+@pytest.mark.parametrize(
+    "fn", [len, [].sort, str.join, math.sin, json.dumps, lambda: 0, torch.nn.Linear(1, 1)]
+)
+def test_nothing_is_said_of_python_and_what_belongs_to_it(fn):
+    assert of_callable(fn) is None
+
+
+LINES = {
+    "torchgil.held.spin(0.1)": True,
+    "spin(0.1)": True,
+    "value = held.spin(\n        seconds)": True,
+    "if spin(0.1): pass": True,
+    "spin(len([]))": False,  # either may have held it
+    "spin(0.1); sorted([])": False,
+    "seconds @ spin": False,
+    "value = seconds @ spin(0.1)": False,  # the operator may have
+    "other(0.1)": False,  # what a parameter is cannot be looked up
+    "sorted([])": False,
+    "missing.spin(0.1)": False,
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_names_it_where_one_call_is_all_it_does(tmp_path, monkeypatch, line):
+    path = tmp_path / "called.py"
+    path.write_text(
+        f"import torchgil\nfrom torchgil import held\n\n\ndef f(other, seconds=0.1):\n    {line}\n"
+    )
+    spec = importlib.util.spec_from_file_location("called", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "called", module)
+    spec.loader.exec_module(module)
+    module.spin = torchgil.held.spin
+    assert (of_line(str(path), 6) is not None) is LINES[line]
+
+
+def test_the_watchdog_names_it(tmp_path, monkeypatch):
+    path = tmp_path / "holding.py"
+    path.write_text("import torchgil\n\ndef hold():\n    torchgil.held.spin(0.3)\n")
+    spec = importlib.util.spec_from_file_location("holding", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "holding", module)
+    spec.loader.exec_module(module)
+    with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
+        module.hold()
+    (hold,) = [hold for hold in watchdog.holds if hold.filename == str(path)]
+    assert hold.extension is None or hold.extension.path == SHARED_OBJECT
+    assert hold.extension is not None or not hold.exact
+    assert ("it ran in the extension" in str(hold)) is hold.exact

@@ -1,0 +1,117 @@
+"""Which extension a call ran in, as far as that can be found honestly.
+
+A callable says which module it is from, and a module that is a shared object says where that lies. A source
+line says which callables it calls; where several could be meant, or one cannot be looked up, nothing is said.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+import sys
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import PurePath
+from types import ModuleType
+from typing import Any
+
+__all__ = ["Extension", "of_callable", "of_line"]
+
+_MEND = "py::call_guard<py::gil_scoped_release>(), see docs/writing_ops.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A shared object that a call ran in.
+
+    Attributes:
+        path: Where it lies.
+        how: How that was found.
+    """
+
+    path: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"in the extension {self.path} ({self.how}); where that is yours, release with {_MEND}"
+
+
+def of_callable(fn: Any) -> Extension | None:
+    """The extension that a callable is from.
+
+    Returns:
+        None where it is Python, built into the interpreter or its library, or does not say.
+
+    >>> import torch, torchgil
+    >>> of_callable(torchgil.held.spin).how
+    'the module of torchgil._C.held.spin'
+    >>> of_callable(sorted) is None, of_callable(lambda: None) is None
+    (True, True)
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__module__", None)
+    if not isinstance(name, str):  # a method of a C type
+        owner = getattr(fn, "__objclass__", None) or type(getattr(fn, "__self__", None))
+        name = owner.__module__
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if not isinstance(path, str) or not path.endswith(tuple(EXTENSION_SUFFIXES)):
+        return None
+    if "lib-dynload" in PurePath(path).parts:
+        return None  # Python's own
+    qualified = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", "a function of it")
+    return Extension(path, f"the module of {name}.{qualified.rpartition('.')[2]}")
+
+
+def of_line(filename: str, lineno: int) -> Extension | None:
+    """The extension that a line calls into: the innermost Python line of a thread that is in C.
+
+    Returns:
+        None unless one call is all that the line does, of a name that its module has, to an extension.
+    """
+    module = _module_of(filename)
+    if module is None:
+        return None
+    nodes, rebound = _parsed(filename)
+    here = [node for node in nodes if node.lineno == lineno]
+    calls = [node for node in here if isinstance(node, ast.Call)]
+    if len(calls) != 1 or any(isinstance(node, _CODE_TOO) for node in here):
+        return None
+    found = _look_up(calls[0].func, module, rebound)
+    return None if found is None else of_callable(found)
+
+
+_CODE_TOO = (ast.BinOp, ast.Compare, ast.Subscript, ast.UnaryOp, ast.For, ast.ListComp, ast.GeneratorExp)
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(filename: str) -> tuple[list[ast.expr | ast.stmt], frozenset[str]]:
+    """A file's expressions and statements, and the names that are bound by more than imports and defs."""
+    try:
+        nodes = list(ast.walk(ast.parse("".join(linecache.getlines(filename)))))
+    except (SyntaxError, ValueError):
+        return [], frozenset()
+    rebound = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    rebound |= {
+        node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    }
+    return [node for node in nodes if isinstance(node, ast.expr | ast.stmt)], frozenset(rebound)
+
+
+def _module_of(filename: str) -> ModuleType | None:
+    if not filename:
+        return None
+    modules = [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+    return next((m for m in modules if m.__dict__.get("__file__") == filename), None)
+
+
+def _look_up(node: ast.expr, module: ModuleType, rebound: frozenset[str]) -> Any:
+    """What a dotted name means in a module, without running anyone's code: attributes of modules alone."""
+    if isinstance(node, ast.Name):
+        return None if node.id in rebound else module.__dict__.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = _look_up(node.value, module, rebound)
+        if isinstance(owner, ModuleType):
+            return owner.__dict__.get(node.attr)
+    return None

@@ -3,145 +3,177 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
-
-from torchgil.serving.lean_future import LeanFuture, set_results
 
 __all__ = [
     "BLOCKED",
-    "NEW",
+    "ENDED",
     "QUEUED",
-    "REFUSED",
     "RUNNING",
-    "SETTLED",
-    "LoopRequest",
+    "BatcherClosed",
+    "CallerFuture",
+    "QueueFull",
     "Request",
-    "ThreadRequest",
-    "fail",
-    "resolve",
+    "refuse",
+    "tell_error",
+    "tell_results",
 ]
 
-# Where a request is. Changed under the batcher's lock alone, so that exactly one party settles it.
-NEW = -1  # its deadline may be watched already
+# Where a request is. Changed under the batcher's lock alone, so that exactly one party ends it.
 BLOCKED = 0  # waits for room in the queue
 QUEUED = 1  # waits for a batch
 RUNNING = 2  # is in a batch
-SETTLED = 3  # its outcome is decided; its future has it, or is about to
-REFUSED = 4  # was never queued
+ENDED = 3  # its outcome is decided; its future has it, or is about to
 
 _log = logging.getLogger("torchgil")
 
 
-class ThreadRequest(LeanFuture):
-    """A request from a thread: the future that the caller holds and the entry in the queue are one object.
+class BatcherClosed(RuntimeError):  # noqa: N818  (as queue.Full is named)
+    """The batcher was shut down: it takes no request, or it dropped this one without a result."""
 
-    For `concurrent.futures` it stays pending until it is settled; `cancel` and `running` ask the batcher
-    instead.
+
+class QueueFull(RuntimeError):  # noqa: N818
+    """The batcher's queue had no room for the request, with `on_full="raise"` or for as long as it could
+    wait."""
+
+
+class CallerFuture(Future[Any]):
+    """The future that a thread holds of its request.
+
+    Cancelling takes no lock of the batcher's, for the garbage collector may do it amid the batcher's own
+    work: it leaves a note, and whoever has the lock next clears the request away.
     """
 
-    state = NEW
-    group: Any = None
-    timed = False  # has a timeout, which the batcher's clock watches
-    admitted: threading.Lock | None = None  # held while the request is blocked
-    attend: Callable[[ThreadRequest], None] | None = None  # of a lone request: waits for a moment
-
-    def __init__(
-        self, withdraw: Callable[[ThreadRequest], bool], payload: Any, rows: int, submitted_s: float
-    ) -> None:
-        self._withdraw = withdraw
-        self.payload = payload
-        self.rows = rows
-        self.submitted_s = submitted_s
+    def __init__(self, notes: deque[Request]) -> None:
+        super().__init__()
+        self._notes = notes
+        self.request: Request | None = None
 
     def cancel(self) -> bool:
-        """Withdraw the request unless a batch has taken it; its place in the queue is free at once.
-
-        Returns:
-            True where the request is cancelled.
-        """
-        return self._withdraw(self) or self.cancelled()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As `concurrent.futures.Future.result`."""
-        attend = self.attend
-        if attend is not None and (timeout is None or timeout >= 0.001):
-            attend(self)
-            self.attend = None
-        return super().result(timeout)
-
-    def running(self) -> bool:
-        """True while a batch holds the request."""
-        return self.state == RUNNING
-
-    def set_cancelled(self) -> None:
-        """Deliver the cancellation, to `concurrent.futures.wait` too."""
-        super().cancel()
-        self.set_running_or_notify_cancel()
+        """Cancel the request unless a batch has taken it; whoever asks for its place next has it."""
+        try:
+            return super().cancel()  # a done-callback may raise
+        finally:
+            if self.request is not None and self.cancelled():
+                self._notes.append(self.request)
+                self.request = None
 
 
-class LoopRequest:
-    """A request that a task on an event loop awaits."""
+@dataclass(eq=False, slots=True)
+class Request:
+    """What is queued.
 
-    __slots__ = ("future", "group", "loop", "payload", "rows", "state", "submitted_s")
+    Attributes:
+        payload: What a batch is made of.
+        rows: How many.
+        key: Equal for requests that can share a batch.
+        submitted_s: When it came, on the monotonic clock.
+        expires_s: When it is late in the queue, on the same clock.
+        future: What its caller waits on.
+        loop: Where a task awaits it; None: a thread does.
+        room: Where a thread waits while the request is blocked.
+        refusal: Why there was no room.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, payload: Any, rows: int, submitted_s: float) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.payload = payload
-        self.rows = rows
-        self.submitted_s = submitted_s
-        self.state = NEW
-        self.group: Any = None
+    payload: Any
+    rows: int
+    key: Any
+    submitted_s: float
+    expires_s: float
+    future: CallerFuture | asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop | None = None
+    state: int = ENDED  # until it is queued
+    room: threading.Event | None = None
+    refusal: Exception | None = None
+
+    def claim(self) -> bool:
+        """Take the outcome out of a thread's hands; False where it is cancelled. A task's can still be."""
+        if isinstance(self.future, CallerFuture):
+            self.future.request = None  # its caller may keep it for long
+            return self.future.set_running_or_notify_cancel()
+        return not self.future.cancelled()
 
 
-Request = ThreadRequest | LoopRequest
-
-
-def resolve(outcomes: Iterable[tuple[Request, Any]]) -> None:
+def tell_results(outcomes: Iterable[tuple[Request, Any]]) -> None:
     """Give each request its result. Each event loop is woken once, however many of its requests there are."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    of_threads: list[tuple[ThreadRequest, Any]] = []
     for request, result in outcomes:
-        if isinstance(request, ThreadRequest):
-            of_threads.append((request, result))
+        if request.loop is None:
+            _tell_thread(request.future.set_result, result)
         else:
-            results = by_loop.get(request.loop)
-            if results is None:
-                results = by_loop[request.loop] = []
-            results.append((request.future, result))
-    if of_threads:
-        for waited_for, result in set_results(of_threads):
-            try:
-                waited_for.set_result(result)
-            except BaseException:  # from a done-callback of the caller's; the others must not pay for it
-                _log.exception("a done-callback of a batched request raised")
+            by_loop.setdefault(request.loop, []).append((request.future, result))  # type: ignore[arg-type]
     for loop, results in by_loop.items():
         _call_on(loop, _set_results, results)
 
 
-def fail(requests: Iterable[Request], error: BaseException) -> None:
-    """Give each request the same error; event loops as in `resolve`."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[Any]]] = {}
+def tell_error(requests: Sequence[Request], error: BaseException) -> None:
+    """Give each request the error, in an instance of its own; event loops as in `tell_results`."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Any, BaseException]]] = {}
     for request in requests:
-        if isinstance(request, ThreadRequest):
-            try:
-                request.set_exception(error)
-            except BaseException:
-                _log.exception("a done-callback of a batched request raised")
-        else:
-            by_loop.setdefault(request.loop, []).append(request.future)
-    for loop, futures in by_loop.items():
-        _call_on(loop, _set_errors, futures, error)
+        own = error if len(requests) == 1 else _another(error)
+        if request.loop is None:
+            _tell_thread(request.future.set_exception, own)
+            continue
+        if isinstance(own, StopIteration) or not isinstance(own, Exception):
+            # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
+            cause, own = own, RuntimeError(f"the batched function raised {type(own).__name__}")
+            own.__cause__ = cause
+        by_loop.setdefault(request.loop, []).append((request.future, own))
+    for loop, errors in by_loop.items():
+        _call_on(loop, _set_errors, errors)
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:
+def refuse(requests: Sequence[Request], error: Exception) -> None:
+    """Tell those that wait for room that there is none."""
+    for request in requests:
+        if request.room is not None:
+            request.refusal = error if len(requests) == 1 else _another(error)
+            request.room.set()
+    tell_error([request for request in requests if request.room is None], error)
+
+
+def _another(error: BaseException) -> BaseException:
+    """A copy of `error`: each raise adds to an instance's traceback, and its caller may write to it."""
+    own = error
+    for make in (copy.copy, _bare):
+        try:
+            own = make(error)
+            own.args = error.args  # an __init__ that makes a message of its arguments was given the message
+            break
+        except Exception:  # an __init__ that wants other arguments than `args`
+            own = error
+    own.__traceback__, own.__cause__ = error.__traceback__, error.__cause__
+    own.__context__, own.__suppress_context__ = error.__context__, error.__suppress_context__
+    if hasattr(own, "__notes__"):
+        own.__notes__ = list(own.__notes__)
+    return own
+
+
+def _bare(error: BaseException) -> BaseException:
+    own = type(error).__new__(type(error), *error.args)
+    own.__dict__.update(error.__dict__)
+    return own
+
+
+def _tell_thread(tell: Callable[[Any], None], outcome: Any) -> None:
     try:
-        loop.call_soon_threadsafe(callback, *args)
+        tell(outcome)
+    except BaseException:  # from a done-callback of the caller's; the others must not pay for it
+        _log.exception("a done-callback of a batched request raised")
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], outcomes: list[Any]) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, outcomes)
     except RuntimeError:
-        _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(args[0]))
+        _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(outcomes))
 
 
 def _set_results(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
@@ -150,11 +182,7 @@ def _set_results(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
             future.set_result(result)
 
 
-def _set_errors(futures: list[asyncio.Future[Any]], error: BaseException) -> None:
-    if isinstance(error, StopIteration) or not isinstance(error, Exception):
-        # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
-        cause, error = error, RuntimeError(f"the batched function raised {type(error).__name__}")
-        error.__cause__ = cause
-    for future in futures:
+def _set_errors(errors: list[tuple[asyncio.Future[Any], BaseException]]) -> None:
+    for future, error in errors:
         if not future.done():
             future.set_exception(error)

@@ -251,7 +251,7 @@ def over(results: dict[str, list[Any]], row: str, base: str) -> dict[str, float]
 
 def parent(options: argparse.Namespace) -> None:
     """The table, and its JSON."""
-    count = 5_000 if options.quick else 40_000
+    count = 5_000 if options.quick else 24_000
     present = [peer for peer, module in PEERS.items() if importlib.util.find_spec(module)]
     for peer in PEERS.keys() - present:
         print(f"{peer}: absent (pip install --no-deps {peer})")

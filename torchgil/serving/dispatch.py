@@ -18,8 +18,8 @@ from torchgil.serving.requests import (
     QueueFull,
     Request,
     refuse,
+    tell,
     tell_error,
-    tell_results,
 )
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherCounts, BatcherStats
@@ -175,9 +175,11 @@ class Dispatcher:
                 return
         else:
             with self._lock:
-                told = [pair for pair in zip(batch, results, strict=True) if pair[0].state == RUNNING]
+                told = [
+                    (r, result, None) for r, result in zip(batch, results, strict=True) if r.state == RUNNING
+                ]
                 self._counts.served(self._end_running(batch, "done"), time.monotonic())
-            tell_results(told)
+            tell(told)
             return
         half = len(batch) // 2
         self._serve(batch[:half])

@@ -7,7 +7,7 @@ import copy
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,8 @@ __all__ = [
     "QueueFull",
     "Request",
     "refuse",
+    "tell",
     "tell_error",
-    "tell_results",
 ]
 
 # Where a request is. Changed under the batcher's lock alone, so that exactly one party ends it.
@@ -61,8 +61,9 @@ class CallerFuture(Future[Any]):
         try:
             return super().cancel()  # a done-callback may raise
         finally:
-            if self.request is not None and self.cancelled():
-                self._notes.append(self.request)
+            request = self.request
+            if request is not None and self.cancelled():
+                self._notes.append(request)
                 self.request = None
 
 
@@ -91,7 +92,7 @@ class Request:
     loop: asyncio.AbstractEventLoop | None = None
     state: int = ENDED  # until it is queued
     room: threading.Event | None = None
-    refusal: Exception | None = None
+    refusal: BaseException | None = None
 
     def claim(self) -> bool:
         """Take the outcome out of a thread's hands; False where it is cancelled. A task's can still be."""
@@ -101,33 +102,47 @@ class Request:
         return not self.future.cancelled()
 
 
-def tell_results(outcomes: Iterable[tuple[Request, Any]]) -> None:
-    """Give each request its result. Each event loop is woken once, however many of its requests there are."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for request, result in outcomes:
-        if request.loop is None:
-            _tell_thread(request.future.set_result, result)
+Outcome = tuple[Request, Any, BaseException | None]
+
+
+def tell(outcomes: Iterable[Outcome]) -> None:
+    """Give each request its result, or its error. An event loop is woken once for all its requests."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for request, result, error in outcomes:
+        if request.loop is not None:
+            by_loop.setdefault(request.loop, []).append((request, result, error))
+            continue
+        try:
+            _set([(request, result, error)])
+        except BaseException:  # from a done-callback of the caller's; the others must not pay for it
+            _log.exception("a done-callback of a batched request raised")
+    for loop, of_loop in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set, of_loop)
+        except RuntimeError:
+            _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(of_loop))
+
+
+def _set(outcomes: list[Outcome]) -> None:
+    for request, result, error in outcomes:
+        if request.future.done():
+            continue  # its task was cancelled
+        if error is None:
+            request.future.set_result(result)
         else:
-            by_loop.setdefault(request.loop, []).append((request.future, result))  # type: ignore[arg-type]
-    for loop, results in by_loop.items():
-        _call_on(loop, _set_results, results)
+            request.future.set_exception(error)
 
 
 def tell_error(requests: Sequence[Request], error: BaseException) -> None:
-    """Give each request the error, in an instance of its own; event loops as in `tell_results`."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Any, BaseException]]] = {}
-    for request in requests:
-        own = error if len(requests) == 1 else _another(error)
-        if request.loop is None:
-            _tell_thread(request.future.set_exception, own)
-            continue
-        if isinstance(own, StopIteration) or not isinstance(own, Exception):
-            # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
-            cause, own = own, RuntimeError(f"the batched function raised {type(own).__name__}")
-            own.__cause__ = cause
-        by_loop.setdefault(request.loop, []).append((request.future, own))
-    for loop, errors in by_loop.items():
-        _call_on(loop, _set_errors, errors)
+    """Give each request the error, in an instance of its own."""
+    own = [error] if len(requests) == 1 else [_another(error) for _ in requests]
+    if isinstance(error, StopIteration) or not isinstance(error, Exception):
+        for i, request in enumerate(requests):
+            if request.loop is not None:
+                # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
+                cause, own[i] = own[i], RuntimeError(f"the batched function raised {type(error).__name__}")
+                own[i].__cause__ = cause
+    tell(zip(requests, [None] * len(requests), own, strict=True))
 
 
 def refuse(requests: Sequence[Request], error: Exception) -> None:
@@ -160,29 +175,3 @@ def _bare(error: BaseException) -> BaseException:
     own = type(error).__new__(type(error), *error.args)
     own.__dict__.update(error.__dict__)
     return own
-
-
-def _tell_thread(tell: Callable[[Any], None], outcome: Any) -> None:
-    try:
-        tell(outcome)
-    except BaseException:  # from a done-callback of the caller's; the others must not pay for it
-        _log.exception("a done-callback of a batched request raised")
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], outcomes: list[Any]) -> None:
-    try:
-        loop.call_soon_threadsafe(callback, outcomes)
-    except RuntimeError:
-        _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(outcomes))
-
-
-def _set_results(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in results:
-        if not future.done():
-            future.set_result(result)
-
-
-def _set_errors(errors: list[tuple[asyncio.Future[Any], BaseException]]) -> None:
-    for future, error in errors:
-        if not future.done():
-            future.set_exception(error)

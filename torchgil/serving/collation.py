@@ -53,7 +53,7 @@ class Collation:
         *,
         copy: bool = True,
     ) -> None:
-        self._cut = torch.split_with_sizes_copy if copy else torch.split_with_sizes
+        self._cut: Callable[..., Any] = torch.split_with_sizes_copy if copy else torch.split_with_sizes
         self._collate = collate
         self._split = split
         self._rows = rows

@@ -204,11 +204,11 @@ class Batcher:
         future: asyncio.Future[Any] = loop.create_future()
         request = self._request(x, timeout, future, loop)
         self._dispatcher.offer(request)
-        timers: list[asyncio.TimerHandle] = []
+        timers: tuple[asyncio.TimerHandle, ...] = ()
         if timeout is not None:
-            timers.append(loop.call_later(timeout, self._dispatcher.give_up, request, True))
+            timers += (loop.call_later(timeout, self._dispatcher.give_up, request, True),)
         if self._block_timeout is not None and request.state == BLOCKED:
-            timers.append(loop.call_later(self._block_timeout, self._dispatcher.give_up, request))
+            timers += (loop.call_later(self._block_timeout, self._dispatcher.give_up, request),)
         try:
             return await future
         except asyncio.CancelledError:

@@ -193,7 +193,6 @@ class Dispatcher:
 
     def _lose(self, turn: Turn, why: str) -> None:
         """The executor will not run `turn`; nothing after one that has left."""
-        closed = BatcherClosed(f"the batcher's executor takes no more work: {why}")
         with self._lock:
             if turn not in self._turns:
                 return
@@ -202,6 +201,7 @@ class Dispatcher:
             if len(self._turns) == 1:  # no other worker is there to serve them
                 lost += self._claim(self._queue.clear(), "dropped")
                 refused = self._queue.clear_blocked()
+        closed = BatcherClosed(f"the batcher's executor takes no more work: {why}")
         tell_error(lost, closed)
         refuse(refused, closed)
         with self._lock:

@@ -113,17 +113,20 @@ def tell(outcomes: Iterable[Outcome]) -> None:
             by_loop.setdefault(request.loop, []).append((request, result, error))
             continue
         try:
-            _set([(request, result, error)])
+            if error is None:
+                request.future.set_result(result)
+            else:
+                request.future.set_exception(error)
         except BaseException:  # from a done-callback of the caller's; the others must not pay for it
             _log.exception("a done-callback of a batched request raised")
     for loop, of_loop in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_set, of_loop)
+            loop.call_soon_threadsafe(_tell_tasks, of_loop)
         except RuntimeError:
             _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(of_loop))
 
 
-def _set(outcomes: list[Outcome]) -> None:
+def _tell_tasks(outcomes: list[Outcome]) -> None:
     for request, result, error in outcomes:
         if request.future.done():
             continue  # its task was cancelled

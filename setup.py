@@ -54,7 +54,6 @@ SOURCES = [
     "csrc/ops/library.cpp",
     "csrc/ops/matmul.cpp",
     "csrc/ops/nms.cpp",
-    "csrc/ops/parker.cpp",
     "csrc/ops/rms_norm.cpp",
     "csrc/ops/timed.cpp",
     "csrc/ops/witness.cpp",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Spread = Mapping[str, float]
+PEERS = ("batched", "async-batcher")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ def single(value: float) -> Spread:
 
 def rms_norm_slowest(rows: list[Any]) -> Spread:
     return min((r["torch_over_torchgil"][what] for r in rows for what in ("forward", "both")), key=_median)
+
+
+def over_peers(row: str) -> Callable[[list[Any]], Spread]:
+    """A batcher's rows over those of the peer that comes closest."""
+
+    def figure(rows: list[Any]) -> Spread:
+        return min((of_row("ratio", row=f"{row} over {peer}")(rows) for peer in PEERS), key=_median)
+
+    return figure
 
 
 def over_processes(key: str, *, batching: bool = False) -> Callable[[list[Any]], Spread]:
@@ -128,12 +138,18 @@ BUDGETS = [
            forward("inductor", _two_over_one, _one)),
     Budget("forward", "the interpreter's own cost of an instruction", True, 150, " ns",
            lambda rows: single(1e9 * rows["about"]["overhead"]["view_interpreter_s"])),
-    Budget("batching", "`Batcher` from threads, rows over a loop of single calls", False, 3, "x",
+    Budget("batching", "`Batcher` from threads, rows over a loop of single calls", False, 2, "x",
            of_row("ratio", row="torchgil threads")),
-    Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 3, "x",
+    Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 2, "x",
            of_row("ratio", row="torchgil asyncio")),
-    Budget("batching", "a lone request over the direct call, p50", True, 100, " us",
-           of_row("submit_added_p50_us", row="lone request")),
+    Budget("batching", "`Batcher` from threads, rows over the better peer's", False, 1.5, "x",
+           over_peers("torchgil threads")),
+    Budget("batching", "`Batcher` from asyncio, rows over the better peer's", False, 1.5, "x",
+           over_peers("torchgil asyncio")),
+    Budget("batching", "`Batcher` from 4,000 tasks, rows over those from 256", False, 1, "x",
+           of_row("ratio", row="torchgil asyncio, 4000 tasks over torchgil asyncio")),
+    Budget("batching", "a lone request over a bare `ThreadPoolExecutor`'s, p50", True, 80, " us",
+           of_row("submit_over_executor_p50_us", row="lone request")),
     Budget("threads_vs_processes", "`nogil` threads over processes, requests per second", False, 1.2, "x",
            over_processes("requests_per_s")),
     Budget("threads_vs_processes", "the same, threads that batch", False, 1.2, "x",

@@ -100,6 +100,8 @@ def batching_rows(rows: Any) -> list[str]:
         "torchgil map": "`Batcher.map`, one thread",
         "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
         "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
+        "torchgil asyncio, copy=False": "the same with `copy=False`",
+        "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
         "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
         "batched": "`batched`, 256 tasks",
         "async-batcher": "`async-batcher`, 256 tasks",

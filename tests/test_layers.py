@@ -15,7 +15,6 @@ WINGS = {"ops", "tracing", "forward"}
 # The C++ files that may see Python, besides every bindings.cpp.
 MAY_SEE_PYTHON = {"csrc/module.cpp"}
 MAY_SEE_PYTHON_STEMS = {
-    "csrc/ops/parker",  # a lock of Python's is its portable sleep
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/forward/decode",  # likewise for the instruction list
     "csrc/tracing/gil_events",

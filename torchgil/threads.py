@@ -87,10 +87,12 @@ def set_own_intra_op_threads(n: int) -> None:
             return
         try:
             default = _in_fresh_thread(torch.get_num_threads)
-        except RuntimeError:
-            if threading.main_thread().is_alive():
+        except RuntimeError as error:
+            # Python 3.12 and later start no thread once the interpreter ends, while workers serve what is
+            # queued. Nobody is left to take the default then.
+            if "interpreter shutdown" not in str(error):
                 raise
-            default = 0  # Python 3.12 starts no thread once it exits; nobody is left to take the default
+            default = 0
         torch.set_num_threads(n)
         if torch.get_num_threads() != n:
             torch.set_num_threads(before)

@@ -6,7 +6,6 @@
 #include "ops/estimate.h"
 #include "ops/latch.h"
 #include "ops/library.h"
-#include "ops/parker.h"
 #include "ops/witness.h"
 
 namespace py = pybind11;
@@ -166,58 +165,6 @@ void register_latch(py::module_& m) {
       });
 }
 
-void register_parker(py::module_& m) {
-  py::class_<Parker>(
-      m,
-      "Parker",
-      "Where one thread stops until another lets it go on.\n\n"
-      "unpark() leaves a token, park() and spin() wait for it and take it.")
-      .def(py::init<>())
-      .def(
-          "unpark",
-          &Parker::unpark,
-          "unpark(self)\n--\n\nLets the thread that waits, or the next one, "
-          "go on. Many calls count once.")
-      .def(
-          "park",
-          &Parker::park,
-          R"(park(self, timeout, first=None)
---
-
-Sleeps until there is a token.
-
-Args:
-    timeout: Seconds, infinite ones too.
-    first: A Parker to unpark before, at a moment when the GIL is free.
-
-Returns:
-    Whether there was a token.
-
-Raises:
-    ValueError: timeout is negative or NaN.
-)",
-          py::arg("timeout"),
-          py::arg("first") = static_cast<Parker*>(nullptr))
-      .def(
-          "spin",
-          &Parker::spin,
-          R"(spin(self, seconds)
---
-
-Waits for a token without going to sleep: keeps a processor busy.
-
-Args:
-    seconds: The token is looked for once at least.
-
-Returns:
-    Whether there was a token.
-
-Raises:
-    ValueError: seconds is negative or NaN.
-)",
-          py::arg("seconds"));
-}
-
 void register_witness(py::module_& m) {
   KernelRegion::install_gil_check(&gil_held);
   m.def("witness_start", &KernelRegion::start, "witness_start()\n--\n\n");
@@ -245,7 +192,6 @@ void register_ops(py::module_& m) {
   options.disable_function_signatures();
 
   register_latch(m);
-  register_parker(m);
   register_witness(m);
   def_adaptive_threshold(m);
 

@@ -135,7 +135,7 @@ def test_an_executor_that_is_shut_down_first_leaves_nobody_waiting(cancel):
             waiting.result(60)
     else:
         assert waiting.result(60) == 1
-    wait_until(lambda: not batcher._dispatcher._drains)
+    wait_until(lambda: not batcher._dispatcher._turns)
     with pytest.raises(torchgil.BatcherClosed, match="after shutdown"):
         batcher.submit(torch.ones(1)).result(60)
     batcher.shutdown()
@@ -165,8 +165,8 @@ def test_a_dropped_batcher_is_collected_with_its_threads():
     before = set(threading.enumerate())
     batcher = torchgil.Batcher(lambda x: x, max_delay=0)
     assert batcher.submit(torch.ones(1)).result(60) == 1
-    drains = batcher._dispatcher._drains
-    wait_until(lambda: not drains)
+    turns = batcher._dispatcher._turns._turns
+    wait_until(lambda: not turns)
     gone = weakref.ref(batcher)
     del batcher
     gc.collect()
@@ -200,6 +200,43 @@ def test_at_exit_queued_requests_are_served():
         timeout=60,
     )
     assert child.stdout.splitlines() == ["main ends", *(f"{i} 1.0" for i in range(4))]
+    assert child.stderr == ""
+
+
+def test_at_exit_what_waits_for_its_delay_is_served():
+    child = run_in_child(
+        """
+        import time, torch, torchgil
+        def fn(x):
+            print(len(x), flush=True)
+            return x
+        batcher = torchgil.Batcher(fn, max_delay=1, concurrency=1)
+        for i in range(4):
+            future = batcher.submit(torch.ones(1))
+            future.add_done_callback(lambda f, i=i: print(i, f.result().item(), flush=True))
+        print("main ends", flush=True)
+        """,
+        timeout=60,
+    )
+    assert child.stdout.splitlines() == ["main ends", "4", *(f"{i} 1.0" for i in range(4))]
+    assert child.stderr == ""
+
+
+def test_at_exit_a_done_callback_may_ask_again():
+    child = run_in_child(
+        """
+        import threading, torch, torchgil
+        gate = threading.Event()
+        batcher = torchgil.Batcher(lambda x: (gate.wait(60), x)[1], max_delay=0, max_batch_size=1)
+        def again(future):
+            print("again", flush=True)
+            batcher.submit(torch.ones(1)).add_done_callback(lambda f: print(f.result().item(), flush=True))
+        batcher.submit(torch.ones(1)).add_done_callback(again)
+        threading.Timer(0.3, gate.set).start()
+        """,
+        timeout=60,
+    )
+    assert child.stdout.splitlines() == ["again", "1.0"]
     assert child.stderr == ""
 
 

@@ -44,11 +44,8 @@ class BatcherMachine(RuleBasedStateMachine):
         on_full=st.sampled_from(["raise", "block"]),
         retry_halves=st.booleans(),
         max_delay=st.sampled_from([0, 0.001, 3600]),
-        together=st.sampled_from([0.002, 3600]),
     )
-    def start(self, together, **options):
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("torchgil.serving.batcher._TOGETHER_S", together)
+    def start(self, **options):
         self.max_batch_size = options["max_batch_size"]
         self.max_queue = options["max_queue"]
         self.retry_halves = options["retry_halves"]
@@ -137,7 +134,6 @@ class BatcherMachine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "batcher"):
             return
-        self.patch.undo()
         self.gate.set()
         self.closed = True  # a request that its loop has not begun yet comes too late
         self.batcher.shutdown()

@@ -14,6 +14,23 @@ import torchgil
 from tests.conftest import in_threads
 from tests.serving.conftest import Recorder, wait_until
 
+
+class Waits(threading.Condition):
+    """Where a worker waits for more requests, with how often it began to."""
+
+    count = 0
+
+    def wait(self, timeout=None):
+        self.count += 1
+        return super().wait(timeout)
+
+
+def watch(batcher):
+    dispatcher = batcher._dispatcher
+    dispatcher._due = waits = Waits(dispatcher._lock)
+    return waits
+
+
 # Cancelling.
 
 
@@ -62,9 +79,9 @@ def test_a_queued_future_can_be_cancelled_and_frees_its_place_and_a_running_one_
     assert futures[0].cancel()
     assert futures[0].cancelled()
     assert futures[0].cancel()  # again: still cancelled
+    futures.append(batcher.submit(torch.ones(1, 3), timeout=60))  # there is room again
     done, _ = concurrent.futures.wait([futures[0]], timeout=60)
     assert done
-    futures.append(batcher.submit(torch.ones(1, 3), timeout=60))  # there is room again
     fn.gate.set()
     assert len([future.result(60) for future in futures[1:]]) == 4
     with pytest.raises(concurrent.futures.CancelledError):
@@ -142,21 +159,25 @@ def test_block_timeout_holds_for_every_request():
 
 
 @pytest.mark.parametrize("per_request", [True, False])
-def test_a_request_times_out_on_time_in_the_queue_and_in_a_batch(per_request):
+def test_a_request_times_out_in_the_queue_and_not_in_a_batch(per_request):
     fn = Recorder(open_=False)
-    limit = {"timeout": 0.05} if per_request else {}
-    with torchgil.Batcher(fn, max_delay=0, timeout=None if per_request else 0.05) as batcher:
-        running = batcher.submit(torch.ones(1), **limit)
+    limit = {"timeout": 0.02} if per_request else {}
+    with torchgil.Batcher(fn, max_delay=0, timeout=None if per_request else 0.02) as batcher:
+        running = batcher.submit(torch.ones(1), timeout=60)
         fn.wait_entered()
         queued = batcher.submit(torch.ones(1), **limit)
-        for late in (running, queued):  # the batch still runs
-            with pytest.raises(TimeoutError, match="no result for the request after"):
-                late.result(60)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="no result for the request after"):  # on time: the loop looks
             asyncio.run(batcher(torch.ones(1), **limit))
-        assert batcher.stats().timed_out == 3
+        assert batcher.stats().timed_out == 1
+        with pytest.raises(concurrent.futures.TimeoutError):  # the thread's own patience
+            queued.result(0.02)
+        assert not queued.done()  # every worker is busy
         fn.gate.set()
+        with pytest.raises(TimeoutError, match="no result for the request after"):
+            queued.result(60)
+        assert running.result(60) == 2
         assert batcher.submit(torch.ones(1), timeout=60).result(60) == 2
+        assert batcher.stats().timed_out == 2
     assert len(fn.shapes) == 2
 
 
@@ -164,8 +185,6 @@ def test_a_timeout_that_does_not_come_changes_nothing():
     with torchgil.Batcher(lambda x: x, max_delay=0, timeout=3600) as batcher:
         assert list(batcher.map([torch.ones(1)] * 200)) == [torch.ones(1)] * 200
         assert asyncio.run(batcher(torch.ones(1))) == 1
-        clock = batcher._dispatcher._clock
-        wait_until(lambda: not clock._running)  # its thread sleeps for no one
 
 
 # Delay, threads, loops, workers.
@@ -202,14 +221,6 @@ def test_the_delay_counts_from_the_oldest_request():
         assert stamps[0] - start >= delay
         assert sum(batcher.stats().batch_rows) >= 2
         assert first >= 2
-
-
-def test_cancelling_the_last_queued_request_ends_the_wait_for_its_deadline():
-    with torchgil.Batcher(lambda x: x, max_delay=3600) as batcher:
-        future = batcher.submit(torch.ones(1))
-        wait_until(lambda: batcher._dispatcher._collection_awaited)
-        assert future.cancel()
-        wait_until(lambda: not batcher._dispatcher._drains)
 
 
 def test_threads_and_several_loops_share_one_queue():
@@ -268,25 +279,24 @@ def test_a_batch_wakes_each_of_its_loops_once(held, fails):
             fn.gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    batcher._retry_halves = not fails
+    batcher._dispatcher._retry_halves = not fails
     answers = in_threads(lambda _: asyncio.run(main()), 2)
     assert len(wakes) == len(set(map(id, wakes))) == 2
     assert all(isinstance(answer, IndexError) == fails for pair in answers for answer in pair)
 
 
-@pytest.mark.parametrize("waits_for", ["the deadline", "a next request"])
-def test_a_worker_that_waits_does_not_poll(waits_for, monkeypatch):
-    monkeypatch.setattr("torchgil.serving.batcher._LINGER_S", 3600)
+def test_a_worker_that_waits_does_not_poll():
     with torchgil.Batcher(lambda x: x, max_delay=3600, max_batch_size=2) as batcher:
+        waits = watch(batcher)
         batcher.submit(torch.ones(2)).result(60)
-        if waits_for == "the deadline":
-            batcher.submit(torch.ones(1))
-        wait_until(lambda: batcher._dispatcher._collection_awaited)
+        batcher.submit(torch.ones(1))
+        wait_until(lambda: waits.count)
         with torchgil.trace() as trace:
             time.sleep(0.1)
         report = trace.report()
     workers = [thread for thread in report.threads if thread.name.startswith("torchgil-batcher")]
     assert sum(thread.releases for thread in workers) <= 3  # each millisecond would be a hundred
+    assert waits.count == 1
 
 
 def test_a_closed_loop_does_not_harm_the_others(held):
@@ -330,6 +340,7 @@ def test_the_callers_executor_is_used_and_left_running():
         fn = lambda x: (names.append(threading.current_thread().name), x)[1]  # noqa: E731
         with torchgil.Batcher(fn, max_delay=0, executor=pool) as batcher:
             batcher.submit(torch.ones(1)).result(60)
+            assert pool.submit(int, "3").result(60) == 3  # a turn ends with the queue
         assert pool.submit(int, "3").result(60) == 3
     assert names[0].startswith("mine")
 

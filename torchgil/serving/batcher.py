@@ -5,27 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import operator
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
-from torchgil.serving.book import BatcherClosed, QueueFull
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
 from torchgil.serving.pool import ThreadPool
 from torchgil.serving.process import HomeProcess
-from torchgil.serving.requests import SETTLED, LoopRequest, Request, ThreadRequest
+from torchgil.serving.requests import BLOCKED, BatcherClosed, CallerFuture, QueueFull, Request
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherStats
 from torchgil.threads import usable_cores
 
 __all__ = ["Batcher", "BatcherClosed", "QueueFull"]
-
-_TOGETHER_S = 0.002  # 256 requests of a small MLP in one wake-up of their event loop
-_LINGER_S = 0.1  # the interpreter's exit waits for it
-_AWAKE_S = 0.0002  # a few wake-ups of a thread: whoever waits longer loses little by one
 
 
 class Batcher:
@@ -33,29 +29,27 @@ class Batcher:
 
     A request is a tensor, or a pytree of tensors, with a leading row dimension. A batch is the concatenation
     of requests that agree in structure, dtype, device and the other dimensions, in the order they came;
-    `fn(batch)` returns a tensor or pytree of tensors with as many rows. Results are views of what `fn`
-    returned: keep one row for long, and you keep the batch (`clone` it).
+    `fn(batch)` returns a tensor or pytree of tensors with as many rows.
 
     Every request ends exactly once: with its rows, its own error, its cancellation, TimeoutError or
     BatcherClosed. Where a batch fails, its halves are tried again, down to the request that fails alone; `fn`
     must bear to be called again.
 
     Use it from threads (`submit`, `map`) and from any number of event loops (`await batcher(x)`), all on one
-    queue.
+    queue. It has no thread but its executor's.
 
     Args:
         fn: Called with a batch, in a thread of `executor`.
         max_batch_size: Most rows in a batch; a request with more fails with ValueError.
-        max_delay: Seconds that the oldest request may wait for others. Where batches take less than this, and
-            less than 2 ms, a result may wait for the next batch's, at most until a timeout, and requests of
-            an event loop for its next turn. 0: a batch is what is there, results are told at once, and the
-            caller of a lone request that will take less than 0.1 ms waits for it awake, keeping a core busy
-            for 0.2 ms at most (not with an `executor` of yours, nor on one core).
+        max_delay: Seconds that the oldest request may wait for others. 0: a batch is what has come while the
+            last one ran. At interpreter exit what is queued is still served, after this delay.
         max_queue: Most requests that wait for a batch.
         on_full: "block": `submit` waits for room; "raise": it raises QueueFull, as it always does in a
             done-callback or in `fn` itself, for which the batcher waits.
         block_timeout: Seconds to wait for room before QueueFull; None: for ever.
-        timeout: Seconds each request may take from `submit` to its result; None: any time.
+        timeout: Seconds a request may wait for a batch before TimeoutError; None: any time. In a batch it is
+            not timed any more. A task is told on time; a thread when the next batch is formed, so not while
+            every worker is busy: limit its own wait with `future.result(timeout)`.
         executor: A thread executor, yours to shut down; None: a `ThreadPool` of the batcher's own, with
             `concurrency` workers and all usable cores but one for the ops inside.
         concurrency: Batches at once.
@@ -63,6 +57,9 @@ class Batcher:
         collate: `collate(requests) -> batch`, for requests of any type; they are then never grouped.
         split: `split(result, rows) -> results`, with the rows of each request in order.
         rows: `rows(request) -> int`, counted against `max_batch_size`.
+        copy: True: each caller's rows own their memory (a request that was alone in its batch gets what `fn`
+            returned). False: they are views of the batch's result, so that a row kept or pickled is the
+            whole batch.
 
     Raises:
         ValueError, TypeError: For arguments that make no sense.
@@ -70,7 +67,7 @@ class Batcher:
     Warns:
         RuntimeWarning: As `ThreadPool`, where `concurrency` exceeds the usable cores.
 
-    Give `fn` its own `torch.inference_mode()` or `no_grad()`: results with a graph are views of one batch,
+    Give `fn` its own `torch.inference_mode()` or `no_grad()`: results with a graph are parts of one batch's,
     and a caller's `backward` would run through its neighbours' rows too.
 
     Example:
@@ -96,6 +93,7 @@ class Batcher:
         collate: Callable[[list[Any]], Any] | None = None,
         split: Callable[[Any, list[int]], Sequence[Any]] | None = None,
         rows: Callable[[Any], int] | None = None,
+        copy: bool = True,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"Batcher: fn must be callable, got {type(fn).__name__}")
@@ -120,8 +118,7 @@ class Batcher:
         self._max_batch_size = max_batch_size
         self._block_timeout = _seconds("block_timeout", block_timeout)
         self._timeout = _seconds("timeout", timeout)
-        self._retry_halves = retry_halves
-        self._collation = Collation(collate, split, rows)
+        self._collation = Collation(collate, split, rows, copy=copy)
         self._own_pool: ThreadPool | None = None
         if executor is None:
             # One core is left to the callers: ops that want them all spin while a caller's Python holds one.
@@ -131,26 +128,23 @@ class Batcher:
             )
         self._home = HomeProcess("Batcher")
         self._dispatcher = Dispatcher(
-            self._run_batch,
+            self._answer,
             executor,
             RowQueue(max_batch_size, max_delay, max_queue),
             concurrency=concurrency,
-            together_s=min(max_delay, _TOGETHER_S),
-            linger_s=0.0 if self._own_pool is None else _LINGER_S,
-            awake_s=_AWAKE_S if self._own_pool and max_delay == 0 and usable_cores() > 1 else 0.0,
+            retry_halves=retry_halves,
             raise_when_full=on_full == "raise",
         )
 
-    def submit(self, x: Any, *, timeout: float | None = None) -> ThreadRequest:
+    def submit(self, x: Any, *, timeout: float | None = None) -> Future[Any]:
         """Queue the request `x`.
 
         Args:
             x: A tensor or pytree of tensors with a leading row dimension.
-            timeout: Seconds until TimeoutError, in place of the batcher's; waiting for room counts.
+            timeout: Seconds to wait for a batch, in place of the batcher's; waiting for room counts.
 
         Returns:
-            A `concurrent.futures.Future` of `fn`'s result for these rows. What is wrong with `x` itself shows
-            there.
+            A future of `fn`'s result for these rows. What is wrong with `x` itself shows there.
 
         Raises:
             QueueFull: No room, or none in time.
@@ -158,26 +152,26 @@ class Batcher:
             RuntimeError: In a forked child.
         """
         self._home.check()
-        if timeout is None:
-            timeout = self._timeout
-        else:
-            _seconds("timeout", timeout)
-        submitted_s = time.monotonic()
+        timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
+        future = CallerFuture(self._dispatcher.cancelled)
         try:
-            payload, rows, key = self._collation.prepare(x)
-            if rows > self._max_batch_size:
-                raise self._too_large(rows)
+            request = self._request(x, timeout, future)
         except Exception as error:
-            refused = ThreadRequest(self._withdraw, None, 0, submitted_s)
-            refused.state = SETTLED
-            self._dispatcher.count_refused()
-            refused.set_exception(error)
-            return refused
-        request = ThreadRequest(self._withdraw, payload, rows, submitted_s)
-        if not self._dispatcher.offer(request, key, None if timeout is None else submitted_s + timeout):
+            future.set_exception(error)
+            return future
+        future.request = request
+        self._dispatcher.offer(request)
+        if request.room is not None:
             limits = [limit for limit in (timeout, self._block_timeout) if limit is not None]
-            self._dispatcher.wait_for_room(request, min(limits, default=None))
-        return request
+            try:
+                request.room.wait(min([*limits, threading.TIMEOUT_MAX]))
+            except BaseException:  # Ctrl-C: the caller never gets this future
+                future.cancel()
+                raise
+            self._dispatcher.give_up(request)
+            if request.refusal is not None:
+                raise request.refusal
+        return future
 
     async def __call__(self, x: Any, *, timeout: float | None = None) -> Any:
         """Await `fn`'s result for the request `x`, on the running event loop.
@@ -186,13 +180,13 @@ class Batcher:
 
         Args:
             x: As for `submit`.
-            timeout: As for `submit`.
+            timeout: As for `submit`. `asyncio.timeout` limits the whole wait.
 
         Returns:
             `fn`'s result for these rows.
 
         Raises:
-            TimeoutError: No result in time.
+            TimeoutError: In no batch in time.
             QueueFull, BatcherClosed, RuntimeError: As for `submit`; otherwise what is wrong with `x`, or what
                 `fn` raised.
 
@@ -205,29 +199,21 @@ class Batcher:
             tensor([[2., 2.]])
         """
         self._home.check()
-        if timeout is None:
-            timeout = self._timeout
-        else:
-            _seconds("timeout", timeout)
-        try:
-            payload, rows, key = self._collation.prepare(x)
-            if rows > self._max_batch_size:
-                raise self._too_large(rows)
-        except Exception:
-            self._dispatcher.count_refused()
-            raise
+        timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
         loop = asyncio.get_running_loop()
-        request = LoopRequest(loop, payload, rows, time.monotonic())
-        admitted = self._dispatcher.offer(request, key)
-        timers: list[asyncio.TimerHandle] = []
+        future: asyncio.Future[Any] = loop.create_future()
+        request = self._request(x, timeout, future, loop)
+        self._dispatcher.offer(request)
+        timers: tuple[asyncio.TimerHandle, ...] = ()
         if timeout is not None:
-            timers.append(loop.call_later(timeout, self._dispatcher.expire, request))
-        if not admitted and self._block_timeout is not None:
-            timers.append(loop.call_later(self._block_timeout, self._dispatcher.expire_blocked, request))
+            timers += (loop.call_later(timeout, self._dispatcher.give_up, request, True),)
+        if self._block_timeout is not None and request.state == BLOCKED:
+            timers += (loop.call_later(self._block_timeout, self._dispatcher.give_up, request),)
         try:
-            return await request.future
+            return await future
         except asyncio.CancelledError:
-            self._withdraw(request)
+            future.cancel()
+            self._dispatcher.cancelled.append(request)
             raise
         finally:
             for timer in timers:
@@ -243,7 +229,7 @@ class Batcher:
         Raises:
             As `submit` and its futures; what is not yielded is then cancelled.
         """
-        requests: list[ThreadRequest] = []
+        requests: list[Future[Any]] = []
         try:
             for x in inputs:
                 requests.append(self.submit(x, timeout=timeout))  # noqa: PERF401  (cancelled below)
@@ -273,17 +259,31 @@ class Batcher:
         """
         if self._home.left:
             return  # nothing of it lives here, and the parent's locks may be held for ever
-        free = self._dispatcher.close(drain=drain, timeout_s=_seconds("timeout", timeout))
-        if self._own_pool is not None:
-            self._own_pool.shutdown(wait=free)
+        _seconds("timeout", timeout)
+        ended = self._dispatcher.close(drain=drain)
+        if ended is not None:
+            wait([ended], None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        self._finish(ended, timeout)
 
     async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
         """`shutdown` without blocking the event loop."""
-        # Not in the loop's own executor: its last free worker may be the one that the batches wait for.
-        thread = ThreadPoolExecutor(1, "torchgil-batcher-close")
-        closing = thread.submit(self.shutdown, drain, timeout)
-        thread.shutdown(wait=False)
-        await asyncio.wrap_future(closing)
+        if self._home.left:
+            return
+        _seconds("timeout", timeout)
+        ended = self._dispatcher.close(drain=drain)
+        if ended is not None:
+            waiter = asyncio.wrap_future(ended)
+            try:
+                await asyncio.wait([waiter], timeout=timeout)
+            finally:
+                waiter.cancel()
+        self._finish(ended, timeout)
+
+    def _finish(self, ended: Future[None] | None, timeout: float | None) -> None:
+        if ended is not None and not ended.done():
+            self._dispatcher.abandon(f"timeout of {timeout} s")
+        if self._own_pool is not None:
+            self._own_pool.shutdown(wait=ended is not None and ended.done())
 
     def __enter__(self) -> Batcher:
         return self
@@ -311,32 +311,33 @@ class Batcher:
     ) -> None:
         await self.aclose(drain=not _interrupts(exc_type))
 
-    def _withdraw(self, request: Request) -> bool:
-        return not self._home.left and self._dispatcher.withdraw(request)
-
-    def _too_large(self, rows: int) -> ValueError:
-        return ValueError(
-            f"a request of {rows} rows is larger than max_batch_size={self._max_batch_size}; "
-            "send it in parts or make the batcher's max_batch_size larger"
-        )
-
-    def _run_batch(self, batch: list[Request], key: Any) -> Sequence[Any] | None:
+    def _request(
+        self,
+        x: Any,
+        timeout: float | None,
+        future: CallerFuture | asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Request:
+        submitted_s = time.monotonic()
         try:
-            joined = self._collation.join([request.payload for request in batch], key)
-            return self._collation.share(self._fn(joined), [request.rows for request in batch])
-        except BaseException as error:
-            if len(batch) == 1 or not self._retry_halves or not isinstance(error, Exception):
-                self._dispatcher.settle_failed(batch, error)
-                return None
-        half = len(batch) // 2
-        for part in (batch[:half], batch[half:]):
-            results = self._run_batch(part, key)
-            if results is not None:
-                self._dispatcher.settle([(part, results)])
-        return None
+            payload, rows, key = self._collation.prepare(x)
+            if rows > self._max_batch_size:
+                raise ValueError(
+                    f"a request of {rows} rows is larger than max_batch_size={self._max_batch_size}; "
+                    "send it in parts or make the batcher's max_batch_size larger"
+                )
+        except Exception:
+            self._dispatcher.count_refused()
+            raise
+        expires_s = math.inf if timeout is None else submitted_s + timeout
+        return Request(payload, rows, key, submitted_s, expires_s, future, loop)
+
+    def _answer(self, batch: list[Request]) -> Sequence[Any]:
+        joined = self._collation.join([request.payload for request in batch], batch[0].key)
+        return self._collation.share(self._fn(joined), [request.rows for request in batch])
 
 
-def _results(requests: list[ThreadRequest]) -> Iterator[Any]:
+def _results(requests: list[Future[Any]]) -> Iterator[Any]:
     try:
         while requests:
             result = requests[-1].result()

@@ -42,6 +42,7 @@ class Collation:
         split: `split(result, rows) -> results` in place of slicing; `rows` are those of each request, in
             order.
         rows: `rows(request) -> int` in place of the first dimension.
+        copy: True: a request's part of a batch's result owns its memory; False: it is a view.
     """
 
     def __init__(
@@ -49,12 +50,15 @@ class Collation:
         collate: Callable[[list[Any]], Any] | None = None,
         split: Callable[[Any, list[int]], Sequence[Any]] | None = None,
         rows: Callable[[Any], int] | None = None,
+        *,
+        copy: bool = True,
     ) -> None:
+        self._cut: Callable[..., Any] = torch.split_with_sizes_copy if copy else torch.split_with_sizes
         self._collate = collate
         self._split = split
         self._rows = rows
         self._default = collate is None and rows is None
-        self._last: Any = (None, None, None, None)  # dtype, device, shape and key of some request before
+        self._last: Any = None  # thousands of requests share one key, which the garbage collector walks once
 
     def prepare(self, x: Any) -> tuple[Any, int, Any]:
         """What to queue for the request `x`: payload, rows, and a key equal for requests that go together.
@@ -62,15 +66,13 @@ class Collation:
         Raises:
             TypeError, ValueError: Where `x` cannot be batched; also whatever the user's `rows` raises.
         """
-        if self._default and type(x) is Tensor:  # the common case, kept short
-            shape = x.shape
-            dtype, device, last_shape, key = self._last  # one key made and hashed anew costs 0.3 us
-            if shape == last_shape and x.dtype is dtype and x.device == device:
-                return x, shape[0], key
-            if shape:
-                key = (x.dtype, x.device, shape[1:])
-                self._last = (x.dtype, x.device, shape, key)
-                return x, shape[0], key
+        if self._default and type(x) is Tensor and x.dim():  # the common case, kept short
+            key, last = (x.dtype, x.device, x.shape[1:]), self._last
+            if key == last:
+                key = last
+            else:
+                self._last = key
+            return x, x.shape[0], key
         if self._collate is not None:
             return x, self._count(x), None
         leaves, spec = tree_flatten(x)
@@ -105,13 +107,13 @@ class Collation:
                 raise ValueError(f"split returned {len(results)} results for {len(rows)} requests")
             return results
         if isinstance(result, Tensor):
-            return _split_leaf(result, rows)
+            return self._split_leaf(result, rows)
         leaves, spec = tree_flatten(result)
         if all(leaf is None for leaf in leaves):
             raise TypeError(
                 f"the batched function must return tensors, got {type(result).__name__} without any"
             )
-        columns = [_split_leaf(leaf, rows) for leaf in leaves]
+        columns = [self._split_leaf(leaf, rows) for leaf in leaves]
         return [tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
 
     def _count(self, x: Any) -> int:
@@ -123,6 +125,22 @@ class Collation:
         if rows < 0:
             raise ValueError(f"rows(request) must not be negative, got {rows}")
         return rows
+
+    def _split_leaf(self, leaf: Any, rows: list[int]) -> Sequence[Any]:
+        if leaf is None:
+            return [None] * len(rows)
+        total = sum(rows)
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"the batched function must return a tensor or a pytree of tensors with {total} rows, found "
+                f"{type(leaf).__name__} in its result; give Batcher(split=...) to split anything else"
+            )
+        if leaf.dim() == 0 or leaf.shape[0] != total:
+            raise ValueError(
+                f"the batched function returned a tensor of shape {list(leaf.shape)} for a batch of {total} "
+                "rows"
+            )
+        return self._cut(leaf, rows) if len(rows) > 1 else [leaf]
 
 
 def _common_rows(leaves: list[Any]) -> int:
@@ -149,19 +167,3 @@ def _common_rows(leaves: list[Any]) -> int:
             "a request must have at least one tensor; give Batcher(collate=...) to batch anything else"
         )
     return rows
-
-
-def _split_leaf(leaf: Any, rows: list[int]) -> Sequence[Any]:
-    if leaf is None:
-        return [None] * len(rows)
-    total = sum(rows)
-    if not isinstance(leaf, Tensor):
-        raise TypeError(
-            f"the batched function must return a tensor or a pytree of tensors with {total} rows, found "
-            f"{type(leaf).__name__} in its result; give Batcher(split=...) to split anything else"
-        )
-    if leaf.dim() == 0 or leaf.shape[0] != total:
-        raise ValueError(
-            f"the batched function returned a tensor of shape {list(leaf.shape)} for a batch of {total} rows"
-        )
-    return leaf.split_with_sizes(rows) if len(rows) > 1 else [leaf]

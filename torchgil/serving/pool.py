@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
@@ -29,49 +29,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _thread = threading.local()  # keeps a worker's inference mode entered for as long as the worker lives
-
-
-class _WorkerStart:
-    """What each worker does before its first call."""
-
-    def __init__(
-        self,
-        ledger: CallLedger,
-        intra_op_threads: int,
-        inference_mode: bool,
-        cores: Sequence[int] | None,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-    ) -> None:
-        self._ledger = ledger
-        self._intra_op_threads = intra_op_threads
-        self._inference_mode = inference_mode
-        self._cores = cores
-        self._initializer = initializer
-        self._initargs = initargs
-        self._indices = itertools.count()
-
-    def __call__(self) -> None:
-        try:
-            self._start()
-        except BaseException:
-            self._ledger.broken = True
-            raise
-        self._ledger.worker_idents.add(threading.get_ident())
-
-    def _start(self) -> None:
-        index = next(self._indices)
-        if self._cores:
-            # Before the first op: the op's own threads inherit the mask of the thread that makes them.
-            first = index * self._intra_op_threads
-            width = min(self._intra_op_threads, len(self._cores))
-            os.sched_setaffinity(0, {self._cores[(first + i) % len(self._cores)] for i in range(width)})
-        set_own_intra_op_threads(self._intra_op_threads)
-        if self._inference_mode:
-            _thread.inference_mode = torch.inference_mode()
-            _thread.inference_mode.__enter__()
-        if self._initializer is not None:
-            self._initializer(*self._initargs)
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -144,15 +101,13 @@ class ThreadPool(ThreadPoolExecutor):
         self._home = HomeProcess("ThreadPool")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
-        start = _WorkerStart(
-            self._ledger,
-            self._intra_op_threads,
-            inference_mode,
-            sorted(os.sched_getaffinity(0)) if pin else None,
-            initializer,
-            initargs,
+        settings = (self._intra_op_threads, inference_mode, sorted(os.sched_getaffinity(0)) if pin else None)
+        super().__init__(
+            self._workers,
+            thread_name_prefix,
+            initializer=_start_worker,
+            initargs=(self._ledger, itertools.count(), *settings, initializer, initargs),
         )
-        super().__init__(self._workers, thread_name_prefix, initializer=start)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue `fn(*args, **kwargs)` for a worker.
@@ -262,6 +217,34 @@ class ThreadPool(ThreadPoolExecutor):
         except KeyboardInterrupt:
             self.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start_worker(
+    ledger: CallLedger,
+    indices: Iterator[int],
+    intra_op_threads: int,
+    inference_mode: bool,
+    cores: Sequence[int] | None,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """What each worker does before its first call."""
+    try:
+        if cores:
+            # Before the first op: the op's own threads inherit the mask of the thread that makes them.
+            first = next(indices) * intra_op_threads
+            width = min(intra_op_threads, len(cores))
+            os.sched_setaffinity(0, {cores[(first + i) % len(cores)] for i in range(width)})
+        set_own_intra_op_threads(intra_op_threads)
+        if inference_mode:
+            _thread.inference_mode = torch.inference_mode()
+            _thread.inference_mode.__enter__()
+        if initializer is not None:
+            initializer(*initargs)
+    except BaseException:
+        ledger.broken = True
+        raise
+    ledger.worker_idents.add(threading.get_ident())
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -3,158 +3,178 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
-
-from torchgil.serving.lean_future import LeanFuture, set_results
 
 __all__ = [
     "BLOCKED",
-    "NEW",
+    "ENDED",
     "QUEUED",
-    "REFUSED",
     "RUNNING",
-    "SETTLED",
-    "LoopRequest",
+    "BatcherClosed",
+    "CallerFuture",
+    "QueueFull",
     "Request",
-    "ThreadRequest",
-    "fail",
-    "resolve",
+    "refuse",
+    "tell",
+    "tell_error",
 ]
 
-# Where a request is. Changed under the batcher's lock alone, so that exactly one party settles it.
-NEW = -1  # its deadline may be watched already
+# Where a request is. Changed under the batcher's lock alone, so that exactly one party ends it.
 BLOCKED = 0  # waits for room in the queue
 QUEUED = 1  # waits for a batch
 RUNNING = 2  # is in a batch
-SETTLED = 3  # its outcome is decided; its future has it, or is about to
-REFUSED = 4  # was never queued
+ENDED = 3  # its outcome is decided; its future has it, or is about to
 
 _log = logging.getLogger("torchgil")
 
 
-class ThreadRequest(LeanFuture):
-    """A request from a thread: the future that the caller holds and the entry in the queue are one object.
+class BatcherClosed(RuntimeError):  # noqa: N818  (as queue.Full is named)
+    """The batcher was shut down: it takes no request, or it dropped this one without a result."""
 
-    For `concurrent.futures` it stays pending until it is settled; `cancel` and `running` ask the batcher
-    instead.
+
+class QueueFull(RuntimeError):  # noqa: N818
+    """The batcher's queue had no room for the request, with `on_full="raise"` or for as long as it could
+    wait."""
+
+
+class CallerFuture(Future[Any]):
+    """The future that a thread holds of its request.
+
+    Cancelling takes no lock of the batcher's, for the garbage collector may do it amid the batcher's own
+    work: it leaves a note, and whoever has the lock next clears the request away.
     """
 
-    state = NEW
-    group: Any = None
-    timed = False  # has a timeout, which the batcher's clock watches
-    admitted: threading.Lock | None = None  # held while the request is blocked
-    attend: Callable[[ThreadRequest], None] | None = None  # of a lone request: waits for a moment
-
-    def __init__(
-        self, withdraw: Callable[[ThreadRequest], bool], payload: Any, rows: int, submitted_s: float
-    ) -> None:
-        self._withdraw = withdraw
-        self.payload = payload
-        self.rows = rows
-        self.submitted_s = submitted_s
+    def __init__(self, notes: deque[Request]) -> None:
+        super().__init__()
+        self._notes = notes
+        self.request: Request | None = None
 
     def cancel(self) -> bool:
-        """Withdraw the request unless a batch has taken it; its place in the queue is free at once.
-
-        Returns:
-            True where the request is cancelled.
-        """
-        return self._withdraw(self) or self.cancelled()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As `concurrent.futures.Future.result`."""
-        attend = self.attend
-        if attend is not None and (timeout is None or timeout >= 0.001):
-            attend(self)
-            self.attend = None
-        return super().result(timeout)
-
-    def running(self) -> bool:
-        """True while a batch holds the request."""
-        return self.state == RUNNING
-
-    def set_cancelled(self) -> None:
-        """Deliver the cancellation, to `concurrent.futures.wait` too."""
-        super().cancel()
-        self.set_running_or_notify_cancel()
+        """Cancel the request unless a batch has taken it; whoever asks for its place next has it."""
+        try:
+            return super().cancel()  # a done-callback may raise
+        finally:
+            request = self.request
+            if request is not None and self.cancelled():
+                self._notes.append(request)
+                self.request = None
 
 
-class LoopRequest:
-    """A request that a task on an event loop awaits."""
+@dataclass(eq=False, slots=True)
+class Request:
+    """What is queued.
 
-    __slots__ = ("future", "group", "loop", "payload", "rows", "state", "submitted_s")
+    Attributes:
+        payload: What a batch is made of.
+        rows: How many.
+        key: Equal for requests that can share a batch.
+        submitted_s: When it came, on the monotonic clock.
+        expires_s: When it is late in the queue, on the same clock.
+        future: What its caller waits on.
+        loop: Where a task awaits it; None: a thread does.
+        room: Where a thread waits while the request is blocked.
+        refusal: Why there was no room.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, payload: Any, rows: int, submitted_s: float) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.payload = payload
-        self.rows = rows
-        self.submitted_s = submitted_s
-        self.state = NEW
-        self.group: Any = None
+    payload: Any
+    rows: int
+    key: Any
+    submitted_s: float
+    expires_s: float
+    future: CallerFuture | asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop | None = None
+    state: int = ENDED  # until it is queued
+    room: threading.Event | None = None
+    refusal: BaseException | None = None
+
+    def claim(self) -> bool:
+        """Take the outcome out of a thread's hands; False where it is cancelled. A task's can still be."""
+        if isinstance(self.future, CallerFuture):
+            self.future.request = None  # its caller may keep it for long
+            return self.future.set_running_or_notify_cancel()
+        return not self.future.cancelled()
 
 
-Request = ThreadRequest | LoopRequest
+Outcome = tuple[Request, Any, BaseException | None]
 
 
-def resolve(outcomes: Iterable[tuple[Request, Any]]) -> None:
-    """Give each request its result. Each event loop is woken once, however many of its requests there are."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    of_threads: list[tuple[ThreadRequest, Any]] = []
-    for request, result in outcomes:
-        if isinstance(request, ThreadRequest):
-            of_threads.append((request, result))
+def tell(outcomes: Iterable[Outcome]) -> None:
+    """Give each request its result, or its error. An event loop is woken once for all its requests."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for request, result, error in outcomes:
+        if request.loop is not None:
+            by_loop.setdefault(request.loop, []).append((request, result, error))
+            continue
+        try:
+            if error is None:
+                request.future.set_result(result)
+            else:
+                request.future.set_exception(error)
+        except BaseException:  # from a done-callback of the caller's; the others must not pay for it
+            _log.exception("a done-callback of a batched request raised")
+    for loop, of_loop in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_tell_tasks, of_loop)
+        except RuntimeError:
+            _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(of_loop))
+
+
+def _tell_tasks(outcomes: list[Outcome]) -> None:
+    for request, result, error in outcomes:
+        if request.future.done():
+            continue  # its task was cancelled
+        if error is None:
+            request.future.set_result(result)
         else:
-            results = by_loop.get(request.loop)
-            if results is None:
-                results = by_loop[request.loop] = []
-            results.append((request.future, result))
-    if of_threads:
-        for waited_for, result in set_results(of_threads):
-            try:
-                waited_for.set_result(result)
-            except BaseException:  # from a done-callback of the caller's; the others must not pay for it
-                _log.exception("a done-callback of a batched request raised")
-    for loop, results in by_loop.items():
-        _call_on(loop, _set_results, results)
+            request.future.set_exception(error)
 
 
-def fail(requests: Iterable[Request], error: BaseException) -> None:
-    """Give each request the same error; event loops as in `resolve`."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[Any]]] = {}
-    for request in requests:
-        if isinstance(request, ThreadRequest):
-            try:
-                request.set_exception(error)
-            except BaseException:
-                _log.exception("a done-callback of a batched request raised")
-        else:
-            by_loop.setdefault(request.loop, []).append(request.future)
-    for loop, futures in by_loop.items():
-        _call_on(loop, _set_errors, futures, error)
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
-        _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(args[0]))
-
-
-def _set_results(results: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in results:
-        if not future.done():
-            future.set_result(result)
-
-
-def _set_errors(futures: list[asyncio.Future[Any]], error: BaseException) -> None:
+def tell_error(requests: Sequence[Request], error: BaseException) -> None:
+    """Give each request the error, in an instance of its own."""
+    own = [error] if len(requests) == 1 else [_another(error) for _ in requests]
     if isinstance(error, StopIteration) or not isinstance(error, Exception):
-        # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
-        cause, error = error, RuntimeError(f"the batched function raised {type(error).__name__}")
-        error.__cause__ = cause
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
+        for i, request in enumerate(requests):
+            if request.loop is not None:
+                # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
+                cause, own[i] = own[i], RuntimeError(f"the batched function raised {type(error).__name__}")
+                own[i].__cause__ = cause
+    tell(zip(requests, [None] * len(requests), own, strict=True))
+
+
+def refuse(requests: Sequence[Request], error: Exception) -> None:
+    """Tell those that wait for room that there is none."""
+    for request in requests:
+        if request.room is not None:
+            request.refusal = error if len(requests) == 1 else _another(error)
+            request.room.set()
+    tell_error([request for request in requests if request.room is None], error)
+
+
+def _another(error: BaseException) -> BaseException:
+    """A copy of `error`: each raise adds to an instance's traceback, and its caller may write to it."""
+    own = error
+    for make in (copy.copy, _bare):
+        try:
+            own = make(error)
+            own.args = error.args  # an __init__ that makes a message of its arguments was given the message
+            break
+        except Exception:  # an __init__ that wants other arguments than `args`
+            own = error
+    own.__traceback__, own.__cause__ = error.__traceback__, error.__cause__
+    own.__context__, own.__suppress_context__ = error.__context__, error.__suppress_context__
+    if hasattr(own, "__notes__"):
+        own.__notes__ = list(own.__notes__)
+    return own
+
+
+def _bare(error: BaseException) -> BaseException:
+    own = type(error).__new__(type(error), *error.args)
+    own.__dict__.update(error.__dict__)
+    return own

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["BatcherStats", "PoolStats", "quantile"]
+from torchgil.serving.requests import Request
+
+__all__ = ["BatcherCounts", "BatcherStats", "PoolStats", "quantile"]
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -83,7 +86,7 @@ class BatcherStats:
         done: Requests with a result.
         failed: Requests with an error of their own or of the function.
         cancelled: Requests cancelled by their callers.
-        timed_out: Requests that had no result in time.
+        timed_out: Requests that were in no batch in time.
         dropped: Requests failed with BatcherClosed.
         batches: Batches taken from the queue. Calls made again to find a bad request are not counted.
         batch_rows: How many batches had how many rows.
@@ -107,3 +110,47 @@ class BatcherStats:
     wait_p50_s: float
     wait_p99_s: float
     rows_per_s: float
+
+
+class BatcherCounts:
+    """What a batcher counts while it runs; used under its lock."""
+
+    def __init__(self) -> None:
+        self.ended: Counter[str] = Counter()  # requests by outcome
+        self._batch_rows: Counter[int] = Counter()
+        self._waits_s: deque[float] = deque(maxlen=4096)
+        self._served: deque[tuple[float, int]] = deque(maxlen=256)  # when a batch was answered, and its rows
+
+    def took(self, batch: Sequence[Request], now_s: float) -> None:
+        """A batch leaves the queue."""
+        self._waits_s.extend([now_s - request.submitted_s for request in batch])
+        self._batch_rows[sum([request.rows for request in batch])] += 1
+
+    def served(self, requests: Sequence[Request], now_s: float) -> None:
+        """Requests of one batch, or of the part of one that was tried again, have their results."""
+        self._served.append((now_s, sum([request.rows for request in requests])))
+
+    def snapshot(
+        self, *, queued: int, queued_rows: int, blocked: int, running: int, now_s: float
+    ) -> BatcherStats:
+        """The numbers as they stand."""
+        # The first entry opens the window: its own rows were served before it.
+        window_s = now_s - self._served[0][0] if len(self._served) > 1 else 0.0
+        window_rows = sum(rows for _, rows in self._served) - self._served[0][1] if self._served else 0
+        return BatcherStats(
+            queued=queued,
+            queued_rows=queued_rows,
+            blocked=blocked,
+            running=running,
+            submitted=queued + running + sum(self.ended.values()),
+            done=self.ended["done"],
+            failed=self.ended["failed"],
+            cancelled=self.ended["cancelled"],
+            timed_out=self.ended["timed_out"],
+            dropped=self.ended["dropped"],
+            batches=sum(self._batch_rows.values()),
+            batch_rows=dict(sorted(self._batch_rows.items())),
+            wait_p50_s=quantile(self._waits_s, 0.5),
+            wait_p99_s=quantile(self._waits_s, 0.99),
+            rows_per_s=window_rows / window_s if window_s > 0 else 0.0,
+        )

@@ -201,11 +201,11 @@ def test_survives_fork() -> None:
                 assert os.waitpid(pid, 0)[1] == 0
             if pid == 0:
                 assert not watchdog.running and watchdog.knocks == 0
-                held.spin(0.2)
+                held.spin(0.12)
                 assert functions(watchdog) == []
                 watchdog.start()
             for _ in range(3):  # another process may have the core for most of one
-                held.spin(0.3)
+                held.spin(0.15)
         assert set(functions(watchdog)) == {"<module>"}, functions(watchdog)
         """
     )

@@ -14,6 +14,7 @@ import torch
 import torchgil
 
 TORCH = Path(torch.__file__).parent
+TORCH_WANTS_20 = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) here")
 
 
@@ -22,8 +23,8 @@ def compile_extension(
 ) -> Path:
     """Compiles `source`, C or C++, into a module of its name beside it; returns the shared object.
 
-    As C++17, the lowest that a torch of ours compiles with, and with a debug build's assertions. The folders
-    that `includes` names come before the installed headers'.
+    As C++17 where torch's own headers allow that, and with a debug build's assertions. The folders that
+    `includes` names come before the installed headers'.
     """
     target = source.with_suffix(suffix or sysconfig.get_config_var("EXT_SUFFIX"))
     folders = [
@@ -35,7 +36,8 @@ def compile_extension(
     ]
     libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}"] if link_torch else []
     libraries += [f"-l{name}" for name in ("torch_python", "torch_cpu", "c10") if link_torch]
-    compiler = ["cc", "-std=gnu11"] if source.suffix == ".c" else ["c++", "-std=c++17"]
+    standard = "-std=c++20" if link_torch and TORCH_WANTS_20 else "-std=c++17"
+    compiler = ["cc", "-std=gnu11"] if source.suffix == ".c" else ["c++", standard]
     command = [*compiler, "-O0", "-fPIC", "-shared", *flags, *(f"-I{folder}" for folder in folders)]
     done = subprocess.run(
         [*command, str(source), *libraries, "-o", str(target)], capture_output=True, text=True, timeout=280

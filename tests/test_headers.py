@@ -32,9 +32,9 @@ PYBIND11_MODULE(alone, m) {
 GIL = """
 #include <torchgil/gil.h>
 
-PYBIND11_MODULE(NAME, m) {
-  m.def("answer", [] { return torchgil::gil_held(); });
-  m.def("window", [] { torchgil::ReleaseWindow window; return torchgil::gil_held(); });
+extern "C" int answer_of_NAME() {
+  torchgil::ReleaseWindow window;
+  return torchgil::gil_held() ? 1 : 0;
 }
 """
 
@@ -67,42 +67,37 @@ def test_policies_h_alone_makes_an_extension_and_shows_no_name(tmp_path):
     )
 
 
-def variant(folder: Path, *, hidden: bool) -> Path:
-    """The headers of another version: gil_held() always answers False there."""
+def variant(folder: Path, answer: str) -> str:
+    """The headers of another version, in which gil_held() returns `answer`; their folder."""
     shutil.copytree(torchgil.get_include(), folder)
     header = folder / "torchgil" / "gil.h"
-    text = header.read_text()
-    other = text.replace("return PyGILState_Check() == 1;", "return false;")
-    assert other != text
-    if not hidden:
-        shown = other.replace("visibility push(hidden)", "visibility push(default)")
-        assert shown != other
-        other = shown
-    header.write_text(other)
-    return folder
+    assert header.read_text().count("return PyGILState_Check() == 1;") == 1
+    header.write_text(header.read_text().replace("return PyGILState_Check() == 1;", f"return {answer};"))
+    return str(folder)
 
 
-@pytest.mark.parametrize("hidden", [True, False], ids=["as it is", "not hidden: the positive control"])
+SHOWN = "namespace torchgil { struct ReleaseWindow {}; inline bool gil_held() { return ANSWER; } }"
+
+
+@pytest.mark.parametrize("hidden", [True, False], ids=["as they are", "not hidden: the positive control"])
 def test_two_versions_of_the_headers_do_not_meet(tmp_path, hidden):
-    versions = {"ours": torchgil.get_include(), "theirs": variant(tmp_path / "theirs", hidden=hidden)}
-    if not hidden:  # the one that is loaded first shows its names to the second
-        versions = {"theirs": versions["theirs"], "shown": variant(tmp_path / "shown", hidden=False)}
-        held = tmp_path / "shown" / "torchgil" / "gil.h"
-        held.write_text(held.read_text().replace("return false;", "return PyGILState_Check() == 1;"))
-    for name, folder in versions.items():
-        source = tmp_path / f"{name}.cpp"
-        source.write_text(GIL.replace("NAME", name))
-        compile_extension(source, includes=[str(folder)])
+    for name, answer in (("older", "false"), ("newer", "true")):
+        source, text = tmp_path / f"{name}.cpp", GIL.replace("NAME", name)
+        if not hidden:
+            text = text.replace("#include <torchgil/gil.h>", SHOWN.replace("ANSWER", answer))
+        source.write_text(text)
+        includes = [variant(tmp_path / name, answer)]
+        compile_extension(source, includes=includes, suffix=".so")
     child = run_in_child(
         f"""
-        import os, sys
-        sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)  # the worst case: names are shared where they can be
-        import {", ".join(versions)}
-        print(*(module.answer() for module in ({", ".join(versions)})))
-        """,
-        env={"PYTHONPATH": str(tmp_path)},
+        import ctypes
+        # The worst case: both in the scope where names are looked for.
+        older = ctypes.PyDLL("{tmp_path}/older.so", ctypes.RTLD_GLOBAL)
+        newer = ctypes.PyDLL("{tmp_path}/newer.so", ctypes.RTLD_GLOBAL)
+        print(older.answer_of_older(), newer.answer_of_newer())
+        """
     )
-    assert child.stdout.split() == (["True", "False"] if hidden else ["False", "False"])
+    assert child.stdout == ("0 1\n" if hidden else "0 0\n")
 
 
 def test_get_include_names_the_folder_of_the_headers():

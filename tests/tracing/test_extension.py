@@ -81,3 +81,11 @@ def test_the_watchdog_names_it(tmp_path, monkeypatch):
     assert hold.extension is None or hold.extension.path == SHARED_OBJECT
     assert hold.extension is not None or not hold.exact
     assert ("it ran in the extension" in str(hold)) is hold.exact
+
+
+def test_an_audit_names_it_where_it_held_long():
+    long = torchgil.audit(torchgil.held.spin, 0.05)
+    assert long.extension.path == SHARED_OBJECT
+    assert f"\nit ran {long.extension}" in str(long)
+    assert torchgil.audit(torchgil.held.spin, 0).extension is None
+    assert torchgil.audit(torchgil.released.spin, 0.05).extension is None

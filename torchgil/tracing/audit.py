@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from torchgil._build import C
+from torchgil.tracing.extension import Extension, of_callable
 from torchgil.tracing.figures import verdict_of
 from torchgil.tracing.recording import Kind
 from torchgil.tracing.report import Report
@@ -18,6 +19,7 @@ __all__ = ["Audit", "audit"]
 
 T = TypeVar("T")
 
+_LONG_HOLD_S = 0.005  # a switch interval: shorter ones are every thread's turn
 MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when they are
 
 
@@ -37,6 +39,7 @@ class Audit(Generic[T]):
     longest_wait_s: float
     result: T = field(repr=False)
     report: Report = field(repr=False)
+    extension: Extension | None = None  # that fn is from, where it held the GIL for more than 5 ms in one go
 
     def __str__(self) -> str:
         """One paragraph: the verdict and the numbers behind it."""
@@ -48,6 +51,7 @@ class Audit(Generic[T]):
             f"waited {duration(self.wait_s)} (longest {duration(self.longest_wait_s)}), "
             f"preempted {duration(self.preempted_s)}",
         ]
+        lines += [f"it ran {self.extension}"] if self.extension else []
         lines += [f"note: {note}" for note in self.report.notes]
         return "\n".join(lines)
 
@@ -108,4 +112,5 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
         longest_wait_s=span.longest_wait_s,
         result=result,
         report=report,
+        extension=of_callable(fn) if span.longest_hold_s > _LONG_HOLD_S else None,
     )

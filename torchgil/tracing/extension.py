@@ -60,8 +60,7 @@ def of_callable(fn: Any) -> Extension | None:
         return None
     if "lib-dynload" in PurePath(path).parts:
         return None  # Python's own
-    qualified = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", "a function of it")
-    return Extension(path, f"the module of {name}.{qualified.rpartition('.')[2]}")
+    return Extension(path, f"the module of {name}.{getattr(fn, '__name__', '?')}")
 
 
 def of_line(filename: str, lineno: int) -> Extension | None:

@@ -172,3 +172,27 @@ class TestUsableCores:
         monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
         monkeypatch.setattr(threads, "_cgroup_quota", lambda: quota)
         assert threads.usable_cores() == cores
+
+
+def test_a_fork_while_another_thread_sets_leaves_the_child_working():
+    run_in_child("""
+        import os, signal, threading, torchgil
+        from torchgil import threads
+        holding, done = threading.Event(), threading.Event()
+        def hold():
+            with threads._switch_interval_lock, threads._set_num_threads_lock:
+                holding.set()
+                done.wait()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        holding.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)  # the child waits for nobody for ever
+            with torchgil.switch_interval(1e-3), torchgil.intra_op_threads(1):
+                os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        done.set()
+        holder.join()
+        assert status == 0, status
+    """)

@@ -22,15 +22,17 @@ T = TypeVar("T")
 # torch.set_num_threads() writes the process's default as well as the calling
 # thread's number. Whoever sets, checks and puts the default back is alone in it.
 _set_num_threads_lock = threading.Lock()
+_switch_interval_lock = threading.Lock()
 
 
-def _renew_lock() -> None:
-    global _set_num_threads_lock
-    _set_num_threads_lock = threading.Lock()  # in a forked child nobody is left to release the old one
+def _renew_locks() -> None:
+    global _set_num_threads_lock, _switch_interval_lock
+    # In a forked child nobody is left to release the old ones.
+    _set_num_threads_lock, _switch_interval_lock = threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 @contextmanager
@@ -109,7 +111,6 @@ def _in_fresh_thread(fn: Callable[[], T]) -> T:
 
 
 _switch_intervals: list[tuple[object, float]] = []  # open blocks, in the order of entry
-_switch_interval_lock = threading.Lock()
 _switch_interval_before = 0.0  # what stood before the first of them
 
 

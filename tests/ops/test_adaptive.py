@@ -103,9 +103,13 @@ def test_the_environment_sets_it_in_microseconds():
 
 
 @pytest.mark.parametrize("text", ["fast", "-1", "nan"])
-def test_a_wrong_environment_names_the_variable(text):
+@pytest.mark.parametrize("imports", ["import torchgil, torch", "import torch, torchgil"])
+def test_a_wrong_environment_is_warned_of_and_breaks_no_import(text, imports):
     child = run_in_child(
-        "import torchgil; torchgil.adaptive", env={"TORCHGIL_ADAPTIVE_THRESHOLD_US": text}, check=False
+        f"{imports}; print(torchgil.adaptive_threshold())", env={"TORCHGIL_ADAPTIVE_THRESHOLD_US": text}
     )
-    assert child.exit_code == 1
-    assert "TORCHGIL_ADAPTIVE_THRESHOLD_US must be a number of microseconds, 0 or more, got" in child.stderr
+    assert float(child.stdout) == pytest.approx(100e-6)
+    assert (
+        child.stderr.count("TORCHGIL_ADAPTIVE_THRESHOLD_US must be a number of microseconds, 0 or more") == 1
+    )
+    assert f"got {text!r}; it is ignored, and the threshold is 100 us" in child.stderr

@@ -59,6 +59,26 @@ def test_alpha_is_a_number_of_numpy_too():
     assert torch.equal(torchgil.released.add(x, y, alpha=numpy.int64(3)), x + 3 * y)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+def test_alpha_is_a_tensor_without_dimensions_too(dtype):
+    x, alpha = torch.randn(3), torch.tensor(2.5).to(dtype)
+    expected = torch.add(x, x, alpha=alpha)
+    for policy in (torchgil.released, torchgil.held, torchgil.adaptive):
+        assert torch.equal(policy.add(x, x, alpha=alpha), expected)
+
+
+def test_alpha_is_no_tensor_that_torch_add_refuses():
+    x = torch.ones(2)
+    for alpha in (torch.ones(1), torch.ones(0), torch.tensor(2.5, requires_grad=True)):
+        for add in (torch.add, torchgil.released.add):
+            with pytest.raises(TypeError):
+                add(x, x, alpha=alpha)
+    for alpha in (torch.tensor(True), torch.tensor(1j), torch.tensor(2.0, device="meta")):
+        for add in (torch.add, torchgil.released.add):
+            with pytest.raises(RuntimeError, match=r"alpha|meta tensors"):
+                add(x, x, alpha=alpha)
+
+
 def test_alpha_that_is_no_number_or_too_large():
     x = torch.ones(2)
     with pytest.raises(TypeError, match="incompatible function arguments"):

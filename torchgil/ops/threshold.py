@@ -7,6 +7,7 @@ another thread is busy in Python. For work of microseconds that is a bad bargain
 from __future__ import annotations
 
 import os
+import warnings
 
 from torchgil._build import C
 
@@ -21,6 +22,7 @@ def adaptive_threshold() -> float:
     Returns:
         Seconds; 100e-6 unless set_adaptive_threshold() or the environment
         variable TORCHGIL_ADAPTIVE_THRESHOLD_US (microseconds) said otherwise.
+        A value of the variable that is no threshold is warned of, and ignored.
     """
     return C.adaptive_threshold()
 
@@ -51,9 +53,12 @@ def _threshold_from_environment() -> None:
     try:
         set_adaptive_threshold(float(text) * 1e-6)
     except ValueError:
-        raise ValueError(
-            f"{_ENVIRONMENT} must be a number of microseconds, 0 or more, got {text!r}"
-        ) from None
+        # No error: this runs while torch is imported, by programs too that never use torchgil.
+        warnings.warn(
+            f"{_ENVIRONMENT} must be a number of microseconds, 0 or more, got {text!r}; it is ignored, and "
+            f"the threshold is {adaptive_threshold() * 1e6:g} us: mend or unset it",
+            stacklevel=2,
+        )
 
 
 _threshold_from_environment()

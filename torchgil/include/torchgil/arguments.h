@@ -23,7 +23,7 @@ struct TensorArgument {
   bool overloaded = false;
 };
 
-/// A Python number.
+/// A Python number, or a tensor that is one.
 struct ScalarArgument {
   at::Scalar value;
   pybind11::handle source; // likewise
@@ -141,6 +141,12 @@ struct type_caster<torchgil::ScalarArgument> {
     } else if (PyComplex_Check(object)) {
       value.value = c10::complex<double>(
           PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
+    } else if (THPVariable_Check(object)) { // whatever torch.add takes as one
+      const at::Tensor& tensor = THPVariable_Unpack(object);
+      if (tensor.dim() != 0 || tensor.requires_grad()) {
+        return false; // several numbers, or a gradient that would be lost
+      }
+      value.value = tensor.item();
     } else if (PyIndex_Check(object)) { // int, numpy's integers
       const auto index =
           reinterpret_steal<pybind11::object>(PyNumber_Index(object));

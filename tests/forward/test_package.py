@@ -193,6 +193,86 @@ def test_a_package_cut_short_is_refused(forward: Any, tmp_path: Path) -> None:
             torchgil.load_package(short)
 
 
+DAMAGED = """
+    import random, sys, zipfile
+    from pathlib import Path
+    import torch, torchgil
+    whole, target = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+    x, more = torch.ones(4, 8), {"bias": torch.ones(8)}
+    expected = torchgil.load_package(sys.argv[1], runners=1)(x, more)["y"]
+    headers = set(range(len(whole)))
+    with zipfile.ZipFile(sys.argv[1]) as archive:
+        for item in archive.infolist():
+            content = archive.read(item)
+            headers -= set(range(at := whole.index(content), at + len(content)))
+    generator = random.Random(0)
+    refused = 0
+    for place in generator.sample(sorted(headers), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.randrange(8)
+        target.write_bytes(damaged)
+        try:
+            forward = torchgil.load_package(target, runners=1)
+        except (ValueError, RuntimeError) as error:
+            assert str(target) in str(error) or "PytorchStreamReader" in str(error), error
+            refused += 1
+        else:  # a date, say, or what fills the room up to the next file
+            assert torch.equal(forward(x, more)["y"], expected)
+    print(refused)
+"""
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_of_the_headers_is_refused_or_harmless(forward: Any, tmp_path: Path) -> None:
+    child = run_in_child(DAMAGED, forward.path, str(tmp_path / "flipped.pt2"))
+    assert int(child.stdout) > 0
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_any_file_of_a_package_is_named(forward: Any, tmp_path: Path) -> None:
+    whole = Path(forward.path).read_bytes()
+    with zipfile.ZipFile(forward.path) as archive:
+        files = [item for item in archive.infolist() if item.file_size]
+        assert {Path(item.filename).suffix for item in files} >= {".so", ".json"}
+        for item in files:
+            content = archive.read(item)
+            damaged = bytearray(whole)
+            damaged[whole.index(content) + len(content) // 2] ^= 1
+            target = tmp_path / "flipped.pt2"
+            target.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"flipped\.pt2' is damaged: .*copy it again, or compile it"):
+                torchgil.load_package(target)
+
+
+@pytest.mark.slow
+def test_a_damaged_package_in_the_cache_is_compiled_anew(
+    model: nn.Module, forward: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / Path(forward.path).name
+    whole = Path(forward.path).read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    compiled = []
+
+    def compile_(program: Any, manifest: str, path: Path) -> Path:
+        compiled.append(path)
+        path.write_bytes(whole)
+        return path
+
+    monkeypatch.setattr("torchgil.forward.inductor._compile", compile_)
+    with pytest.warns(UserWarning, match=r"the kept package .* is damaged and compiled anew: it cannot"):
+        again = torchgil.nogil(
+            model,
+            (*inputs(), 3),
+            {"flag": True},
+            dynamic_shapes={"x": {0: Dim("rows", max=64)}, "more": {"bias": {}}, "k": None, "flag": None},
+            backend="inductor",
+            runners=1,
+            cache_dir=tmp_path,
+        )
+    assert len(compiled) == 1
+    assert_same(again(*inputs(), 3, flag=True), forward(*inputs()))
+
+
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         torchgil.load_package(tmp_path / "missing.pt2")

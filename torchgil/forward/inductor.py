@@ -19,7 +19,7 @@ from torchgil._version import __version__
 from torchgil.forward.inputs import plan_inputs
 from torchgil.forward.instructions import plan
 from torchgil.forward.manifest import METADATA_KEY, Manifest
-from torchgil.forward.package import PackageForward
+from torchgil.forward.package import PackageForward, damage
 
 if TYPE_CHECKING:
     import inspect
@@ -64,7 +64,10 @@ def compile_forward(
     folder_path = Path(cache_dir)
     folder_path.mkdir(parents=True, exist_ok=True)
     kept = folder_path / f"{_key(program, text)}.pt2"
-    if not kept.exists():
+    found = damage(kept) if kept.exists() else ""
+    if found:
+        warnings.warn(f"nogil: the kept package {kept} is damaged and compiled anew: {found}", stacklevel=3)
+    if found or not kept.exists():
         with tempfile.TemporaryDirectory(prefix="torchgil-", dir=folder_path) as folder:
             os.replace(_compile(program, text, Path(folder) / kept.name), kept)  # whole, or not there
     return PackageForward(kept, runners=runners, signature=signature)

@@ -22,7 +22,7 @@ from torchgil.threads import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PackageForward", "load_package"]
+__all__ = ["PackageForward", "damage", "load_package"]
 
 _FOLDER = "data/aotinductor/"
 
@@ -30,7 +30,9 @@ _FOLDER = "data/aotinductor/"
 def load_package(path: str | os.PathLike[str], *, runners: int | None = None) -> PackageForward:
     """Load an AOTInductor package (``.pt2``) that runs without the GIL, in as many threads as it has runners.
 
-    A package is native code, and becomes part of this process: load only what you trust.
+    A package is native code, and becomes part of this process: load only what you trust. Its checksums are
+    compared before anything of it is loaded. It holds weights of its own, on disk and in memory, which later
+    changes of the model's do not reach.
 
     Args:
         path: What :func:`torch._inductor.aoti_compile_and_package` wrote.
@@ -44,7 +46,7 @@ def load_package(path: str | os.PathLike[str], *, runners: int | None = None) ->
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no complete package, or `runners` is less than one.
+        ValueError: It is no complete package, or a damaged one, or `runners` is less than one.
         RuntimeError: It was compiled for another device or machine.
 
     Example:
@@ -146,6 +148,10 @@ def _inspect(path: Path) -> dict[str, str]:
             f"load_package: {str(path)!r} is no complete .pt2 package (not a zip archive, or cut short); "
             "copy it again, or make it with torch._inductor.aoti_compile_and_package"
         )
+    if found := damage(path):
+        raise ValueError(
+            f"load_package: {str(path)!r} is damaged: {found}; copy it again, or compile it anew"
+        )
     with zipfile.ZipFile(path) as archive:
         # torch names the archive's one top folder after the file
         names = {name.partition("/")[2]: name for name in archive.namelist()}
@@ -160,6 +166,19 @@ def _inspect(path: Path) -> dict[str, str]:
                 metadata = json.loads(archive.read(name))
     _check_machine(path, metadata)
     return metadata
+
+
+def damage(path: Path) -> str:
+    """What is wrong with an archive, by its headers and checksums; "" where nothing is.
+
+    Native code with a bit flipped would crash, or compute something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = archive.testzip()
+    except Exception as error:  # a damaged header may say anything
+        return f"it cannot be read ({error})"
+    return "" if name is None else f"the checksum of {name} differs"
 
 
 def _check_machine(path: Path, metadata: dict[str, str]) -> None:

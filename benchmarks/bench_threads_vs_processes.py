@@ -11,15 +11,15 @@ processes start from `spawn`, which imports torch in each, as a server that may 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields
+import itertools
+from dataclasses import asdict
 from typing import Any
 
 import harness
 
 from torchgil.compare.contenders import contenders
-from torchgil.compare.measure import Figures
 from torchgil.compare.recommendation import recommend
-from torchgil.compare.run import Result, compare
+from torchgil.compare.run import compare
 from torchgil.compare.subject import BUILTIN
 from torchgil.threads import usable_cores
 
@@ -35,20 +35,25 @@ def parent(options: argparse.Namespace) -> None:
     workers = max(2, cores)
     ways = contenders(workers, cores, quick=True)
     seconds = 1.0 if options.quick else 4.0
-    rounds: list[list[Result]] = []
-    for number in range(options.rounds):
-        harness.progress(f"round {number + 1}/{options.rounds}")
-        rounds.append(compare(ways, BUILTIN, in_flight=4 * workers, seconds=seconds))
+    total, started = options.rounds * len(ways), itertools.count(1)
+    results = compare(
+        ways,
+        BUILTIN,
+        in_flight=4 * workers,
+        seconds=seconds,
+        visits=options.rounds,
+        started=lambda way: harness.progress(f"visit {next(started)}/{total}: {way.name}"),
+    )
     harness.progress("")
     rows = []
     print(f"{'':32} {'start s':>8} {'req/s':>7} {'p50 ms':>7} {'p99 ms':>7} {'PSS MB':>7}   (medians)")
-    for way, results in zip(ways, zip(*rounds, strict=True), strict=True):
-        measured = [asdict(result.figures) for result in results if result.figures]
+    for way, result in zip(ways, results, strict=True):
         row: dict[str, Any] = {"name": way.name, "contender": asdict(way)}
-        if not measured:
-            print(f"{way.name:32} failed: {results[0].error.splitlines()[-1]}")
-            rows.append({**row, "error": results[0].error})
+        if result.error:
+            print(f"{way.name:32} failed: {result.error.splitlines()[-1]}")
+            rows.append({**row, "error": result.error})
             continue
+        measured = [asdict(visit) for visit in result.visits]
         for key in measured[0]:
             values = [one[key] for one in measured if one[key] is not None]
             row[key] = harness.spread(values) if values else None
@@ -56,7 +61,6 @@ def parent(options: argparse.Namespace) -> None:
         columns = ("start_up_s", "requests_per_s", "p50_s", "p99_s", "pss_mb")
         start_up, rate, p50, p99, pss = (row[key]["median"] if row[key] else 0.0 for key in columns)
         print(f"{way.name:32} {start_up:8.2f} {rate:7.1f} {p50 * 1e3:7.1f} {p99 * 1e3:7.1f} {pss:7.0f}")
-    names = [field.name for field in fields(Figures)]
     named = {row["name"]: row for row in rows}
     threads = named.get(f"{workers} x {max(1, cores // workers)} threads, nogil", {})
     processes = named.get(f"{workers} processes", {})
@@ -64,12 +68,7 @@ def parent(options: argparse.Namespace) -> None:
         if threads.get(key) and processes.get(key):
             ratio = threads[key]["median"] / processes[key]["median"]
             print(f"threads with nogil against processes, {what}: {ratio:.2f}x")
-    medians = [
-        Result(way, Figures(**{key: row[key]["median"] if row[key] else None for key in names}))
-        for way, row in zip(ways, rows, strict=True)
-        if "error" not in row
-    ]
-    print(recommend(medians))
+    print(recommend(results))
     print(f"wrote {harness.save('threads_vs_processes', rows, options.json)}")
 
 

@@ -124,9 +124,10 @@ def compare_rows(rows: Any) -> list[str]:
         if "error" in r:
             lines.append(f"| {r['name']} | failed |{' |' * 4}")
             continue
+        rate = r["requests_per_s"]
         cells = [
             cell(r, "start_up_s", 1, 1),
-            cell(r, "requests_per_s", 1, 1),
+            f"{rate['median']:.1f} ({rate['min']:.1f} to {rate['max']:.1f})",
             cell(r, "p50_s", 1e3, 0),
             cell(r, "p99_s", 1e3, 0),
             cell(r, "pss_mb", 1, 0),
@@ -288,20 +289,17 @@ def compare_picture(rows: list[Any], path: Path) -> None:
     from torchgil.compare.measure import Figures
     from torchgil.compare.run import Result
 
-    def median(figure: Any) -> Any:
-        return figure["median"] if isinstance(figure, dict) else figure
+    def visit(row: Any, which: str) -> Figures:
+        figures = {field.name: row.get(field.name, 0) for field in fields(Figures)}
+        return Figures(**{name: f[which] if isinstance(f, dict) else f for name, f in figures.items()})
 
-    names = [field.name for field in fields(Figures)]
-    plot(
-        [
-            Result(
-                Contender(**r["contender"]), Figures(**{name: median(r[name]) for name in names if name in r})
-            )
-            for r in rows
-            if "error" not in r
-        ],
-        str(path),
-    )
+    # Three visits that have the row's median and extremes.
+    shown = [
+        Result(Contender(**row["contender"]), tuple(visit(row, which) for which in ("min", "median", "max")))
+        for row in rows
+        if "error" not in row
+    ]
+    plot(shown, str(path))
 
 
 if __name__ == "__main__":

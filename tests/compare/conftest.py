@@ -8,6 +8,7 @@ import pytest
 
 from torchgil.compare.contenders import Contender
 from torchgil.compare.measure import Figures
+from torchgil.compare.run import Result
 
 SUBJECTS = """
 import atexit, multiprocessing, os, pathlib, threading, time
@@ -84,6 +85,11 @@ def subjects(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, path.stem, raising=False)  # of the test before
     return "subjects_of_compare.py"
+
+
+def found(way, *visits):
+    """A way's result, of visits with these figures."""
+    return Result(way, visits)
 
 
 def figures(rate, memory=100.0, start_up=1.0, share=0.0):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import torchgil
-from tests.compare.conftest import THREADS, figures
+from tests.compare.conftest import THREADS, figures, found
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
 from torchgil.compare.contenders import Contender, contenders
@@ -23,7 +23,7 @@ from torchgil.compare.run import Result
 def test_the_command_measures_every_way_of_a_real_model(subjects):
     command_line = [sys.executable, "-m", "torchgil", "compare", f"{subjects}:small", "--quick"]
     done = subprocess.run(
-        [*command_line, "--seconds", "0.2", "--workers", "2", "--json", "out.json"],
+        [*command_line, "--seconds", "0.2", "--visits", "1", "--workers", "2", "--json", "out.json"],
         capture_output=True,
         text=True,
         timeout=280,
@@ -58,10 +58,10 @@ def test_the_progress_bar_is_for_a_terminal_alone(monkeypatch, capsys):
         def isatty(self):
             return True
 
-    def measure(rows, factory, *, started, **options):
-        for row in rows:
+    def measure(rows, factory, *, started, visits, **options):
+        for row in visits * rows:
             started(row)
-        return [Result(row, figures(10)) for row in rows]
+        return [found(row, figures(10)) for row in rows]
 
     monkeypatch.setattr(command, "compare", measure)
     assert command.main(["--quick", "--workers", "2"]) == 0
@@ -71,16 +71,16 @@ def test_the_progress_bar_is_for_a_terminal_alone(monkeypatch, capsys):
     assert command.main(["--quick", "--workers", "2"]) == 0
     shown = terminal.getvalue().split("\r\x1b[K")
     bars = [text for text in shown if text.startswith("[")]
-    assert bars[0] == f"[{'':20}] 1/8 1 thread, {max(1, torchgil.usable_cores() // 2)} intra-op"
-    assert bars[-1].startswith("[#################   ] 8/8 ")
+    assert bars[0] == f"[{'':20}] 1/24 1 thread, {max(1, torchgil.usable_cores() // 2)} intra-op"
+    assert bars[-1].startswith(f"[{'#' * 19} ] 24/24 ")
     assert shown[-1] == ""  # wiped at the end
 
 
 def test_the_command_prints_writes_and_draws(monkeypatch, capsys, tmp_path):
     results = [
-        Result(Contender("single"), figures(50)),
-        Result(THREADS, figures(100)),
-        Result(Contender("shared", 2, 1), None, "Traceback ...\nOSError: its own"),
+        found(Contender("single"), figures(50)),
+        found(THREADS, figures(90), figures(100), figures(120)),
+        Result(Contender("shared", 2, 1), (), "Traceback ...\nOSError: its own"),
     ]
     monkeypatch.setattr(command, "compare", lambda *args, **kwargs: results)
     data, picture = tmp_path / "out.json", tmp_path / "out.png"
@@ -90,8 +90,13 @@ def test_the_command_prints_writes_and_draws(monkeypatch, capsys, tmp_path):
     assert "failed: 2 processes, shared weights\nTraceback ...\nOSError: its own" in out
     assert "Take 2 x 1 threads, nogil" in out
     written = json.loads(data.read_text())
-    assert (written["format"], written["version"]) == ("torchgil-compare", 1)
-    assert written["rows"][1]["figures"]["requests_per_s"] == 100
+    assert (written["format"], written["version"]) == ("torchgil-compare", 2)
+    threads = written["rows"][1]
+    assert threads["figures"]["requests_per_s"] == 100
+    assert threads["extremes"]["requests_per_s"] == [90, 120]
+    assert [visit["requests_per_s"] for visit in threads["visits"]] == [90, 100, 120]
+    assert "100.0 (90.0 to 120.0)" in out
+    assert "Medians (and extremes) of 3 visits." in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(command, "compare", lambda *args, **kwargs: results[2:])
     assert command.main([]) == 1

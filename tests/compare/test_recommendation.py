@@ -8,31 +8,46 @@ import textwrap
 
 import pytest
 
-from tests.compare.conftest import PROCESSES, THREADS, figures
+from tests.compare.conftest import PROCESSES, THREADS, figures, found
 from torchgil.compare.contenders import Contender, contenders
 from torchgil.compare.recommendation import best, recommend
 from torchgil.compare.run import Result
 
 
 def test_the_best_is_the_fastest_or_close_to_it_with_less_memory():
-    lean, fast = Result(THREADS, figures(96, memory=50)), Result(PROCESSES, figures(100, memory=200))
+    lean, fast = found(THREADS, figures(96, memory=50)), found(PROCESSES, figures(100, memory=200))
     assert best([lean, fast]) is lean
-    assert best([Result(THREADS, figures(90, memory=50)), fast]) is fast
-    assert best([Result(THREADS, None, "error")]) is None
+    assert best([found(THREADS, figures(90, memory=50)), fast]) is fast
+    assert best([Result(THREADS, (), "error")]) is None
+
+
+def test_a_way_that_came_as_far_as_the_chosen_one_is_named():
+    fast = found(THREADS, figures(90), figures(100), figures(110))
+    near = found(PROCESSES, figures(70), figures(85), figures(91))
+    slow = found(Contender("single"), figures(50), figures(51), figures(52))
+    assert best([slow, near, fast]) is fast
+    text = recommend([slow, near, fast])
+    assert (
+        "The visits overlap: 2 x 1 threads, nogil 90.0 to 110.0 requests/s, 2 processes 70.0 to 91.0.\n"
+        in text
+    )
+    assert "1 thread, 1 intra-op 50.0" not in text
+    apart = found(PROCESSES, figures(70), figures(85), figures(89))
+    assert "overlap" not in recommend([slow, apart, fast])
 
 
 def test_the_recommendation_has_the_reason_and_the_settings():
-    single = Result(Contender("single"), figures(50))
-    text = recommend([single, Result(THREADS, figures(100, 100, 1)), Result(PROCESSES, figures(80, 400, 10))])
+    single = found(Contender("single"), figures(50))
+    text = recommend([single, found(THREADS, figures(100, 100, 1)), found(PROCESSES, figures(80, 400, 10))])
     assert "2.00x 1 thread" in text
     assert "against 2 processes 1.25x the throughput, 0.25x the memory and 0.10x the start-up" in text
     assert "torchgil.ThreadPool(2, intra_op_threads=1)" in text
-    text = recommend([single, Result(THREADS, figures(60, share=0.4)), Result(PROCESSES, figures(100, 400))])
+    text = recommend([single, found(THREADS, figures(60, share=0.4)), found(PROCESSES, figures(100, 400))])
     assert "Processes win by 1.67x" in text
     assert "40% of their time" in text
     assert "pure-Python work" in text
     assert "keep a crash to themselves" in text
-    assert recommend([Result(THREADS, None, "x")]) == "Nothing could be measured."
+    assert recommend([Result(THREADS, (), "x")]) == "Nothing could be measured."
 
 
 COPIED = """
@@ -69,7 +84,7 @@ def check(found):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", contenders(2, 2, quick=True), ids=lambda row: row.name)
 def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model(row, tmp_path):
-    _, *code = recommend([Result(row, figures(10))]).splitlines()
+    _, *code = recommend([found(row, figures(10))]).splitlines()
     code = textwrap.dedent("\n".join(code))
     if row.asyncio:
         code = f"async def main():\n{textwrap.indent(code, '    ')}\n    check(result)\nasyncio.run(main())"
@@ -86,14 +101,14 @@ def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model(row, tmp
 
 
 def test_the_settings_have_the_batch_size_that_was_measured():
-    text = recommend([Result(Contender("threads", 2, 1, batching=True), figures(10))])
+    text = recommend([found(Contender("threads", 2, 1, batching=True), figures(10))])
     assert "concurrency=2, max_batch_size=6)" in text
 
 
 def test_processes_are_explained_by_what_was_measured():
-    processes = Result(PROCESSES, figures(100, 50))
-    tie = recommend([Result(THREADS, figures(101, 90)), processes])
+    processes = found(PROCESSES, figures(100, 50))
+    tie = recommend([found(THREADS, figures(101, 90)), processes])
     assert "the same throughput as 2 x 1 threads, nogil (0.99x), in less memory" in tie
     assert "pure-Python" not in tie
-    no_wait = recommend([Result(THREADS, figures(50, share=0.01)), processes])
+    no_wait = recommend([found(THREADS, figures(50, share=0.01)), processes])
     assert "only 1% of their time: the reason is another" in no_wait

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.conftest import PROCESSES
+from tests.compare.conftest import PROCESSES, figures
 from tests.serving.conftest import wait_until
 from torchgil.compare.contenders import Contender
 from torchgil.compare.run import compare
@@ -26,7 +26,7 @@ def test_each_way_is_measured_in_a_fresh_process(subjects):
         Contender("threads", 1, batching=True),
         PROCESSES,
     ]
-    results = compare(rows, f"{subjects}:small", in_flight=4, seconds=0.2)
+    results = compare(rows, f"{subjects}:small", in_flight=4, seconds=0.2, visits=1)
     for result in results:
         assert result.error == ""
         measured = result.figures
@@ -42,16 +42,36 @@ def test_each_way_is_measured_in_a_fresh_process(subjects):
     assert apart.uss_mb > 2 * in_one[0].uss_mb  # each process has its own torch
 
 
+def test_visits_take_turns_and_their_median_and_extremes_are_kept(monkeypatch):
+    asked = []
+
+    def visit(contender, *options):
+        asked.append(contender)
+        if contender is PROCESSES and len(asked) > 2:
+            return (), "OSError: the second time"
+        return (figures(float(10 * len(asked)), share=None),), ""
+
+    monkeypatch.setattr("torchgil.compare.run._visit", visit)
+    single, processes = compare([Contender("single"), PROCESSES], "any:thing", in_flight=1, seconds=1)
+    assert asked == [Contender("single"), PROCESSES, Contender("single"), PROCESSES, Contender("single")]
+    assert single.figures.requests_per_s == 30
+    assert single.extremes("requests_per_s") == (10, 50)
+    assert single.figures.gil_wait_share is None
+    assert "gil_wait_share" not in single.to_dict()["extremes"]
+    # What failed once failed, and is not visited again.
+    assert (processes.figures, processes.visits, processes.error) == (None, (), "OSError: the second time")
+
+
 @pytest.mark.slow
 def test_what_fails_tells_its_own_traceback_and_the_rest_goes_on(subjects):
     ways = [Contender("shared", 1), Contender("single")]
-    shared, single = compare(ways, f"{subjects}:unpicklable", in_flight=1, seconds=0.1)
+    shared, single = compare(ways, f"{subjects}:unpicklable", in_flight=1, seconds=0.1, visits=1)
     assert shared.figures is None
     assert (
         "TypeError: a Unpicklable cannot be pickled, and so not be handed to another process" in shared.error
     )
     assert single.figures is not None
-    (broken,) = compare([Contender("single")], f"{subjects}:broken", in_flight=1, seconds=0.1)
+    (broken,) = compare([Contender("single")], f"{subjects}:broken", in_flight=1, seconds=0.1, visits=1)
     assert "OSError: no weights here" in broken.error
     (late,) = compare([Contender("single")], f"{subjects}:small", in_flight=1, seconds=0.1, timeout=0.01)
     assert "no result within" in late.error
@@ -60,13 +80,17 @@ def test_what_fails_tells_its_own_traceback_and_the_rest_goes_on(subjects):
 @pytest.mark.slow
 def test_a_model_whose_rows_depend_on_each_other_is_not_batched(subjects):
     batched = Contender("threads", 1, batching=True)
-    (result,) = compare([batched], f"{subjects}:rows_depend_on_each_other", in_flight=2, seconds=0.1)
+    (result,) = compare(
+        [batched], f"{subjects}:rows_depend_on_each_other", in_flight=2, seconds=0.1, visits=1
+    )
     assert "not close" in result.error
 
 
 @pytest.mark.slow
 def test_what_an_exit_handler_prints_does_not_lose_the_figures(subjects):
-    (result,) = compare([Contender("single")], f"{subjects}:prints_at_exit", in_flight=1, seconds=0.1)
+    (result,) = compare(
+        [Contender("single")], f"{subjects}:prints_at_exit", in_flight=1, seconds=0.1, visits=1
+    )
     assert result.error == ""
     assert result.figures is not None
 
@@ -98,7 +122,9 @@ def test_a_way_that_is_given_up_leaves_no_process_behind(subjects, monkeypatch):
 def test_threads_that_are_busy_in_python_are_seen_to_wait_for_the_gil():
     example = f"{ROOT / 'examples' / 'pure_python.py'}:factory"
     ways = [Contender("single"), Contender("threads", 2), PROCESSES]
-    single, threads, processes = [r.figures for r in compare(ways, example, in_flight=4, seconds=0.5)]
+    single, threads, processes = [
+        r.figures for r in compare(ways, example, in_flight=4, seconds=0.5, visits=1)
+    ]
     assert single.gil_wait_share < 0.2
     assert 0.25 < threads.gil_wait_share < 0.75  # one at a time: a half
     assert processes.gil_wait_share is None

@@ -18,7 +18,7 @@ from torchgil.threads import usable_cores
 
 __all__ = ["main"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 EXAMPLES = """
 The factory takes nothing and returns (callable or nn.Module, example_inputs):
@@ -40,13 +40,14 @@ def main(argv: list[str]) -> int:
     cores = usable_cores()
     workers = options.workers or max(2, cores)
     rows = contenders(workers, cores, quick=options.quick)
-    seconds = options.seconds or (1.0 if options.quick else 4.0)
+    seconds = options.seconds or (1.0 if options.quick else 2.0)
+    total = options.visits * len(rows)
     in_flight = options.in_flight or 4 * workers
     done = 0
 
     def started(contender: Contender) -> None:
         nonlocal done
-        _progress(done, len(rows), contender.name)
+        _progress(done, total, contender.name)
         done += 1
 
     results = compare(
@@ -54,18 +55,26 @@ def main(argv: list[str]) -> int:
         options.factory,
         in_flight=in_flight,
         seconds=seconds,
+        visits=options.visits,
         timeout=options.timeout,
         started=started,
     )
-    _progress(len(rows), len(rows), "")
+    _progress(total, total, "")
     print(_table(results))
     print()
     print(_errors(results) + recommend(results))
     if options.json:
-        asked = {"factory": options.factory, "workers": workers, "in_flight": in_flight, "seconds": seconds}
-        data = {"format": "torchgil-compare", "version": FORMAT_VERSION, "machine": _machine(cores), **asked}
-        rows_data = [result.to_dict() for result in results]
-        Path(options.json).write_text(json.dumps({**data, "rows": rows_data}, indent=1) + "\n")
+        data = {
+            "format": "torchgil-compare",
+            "version": FORMAT_VERSION,
+            "machine": _machine(cores),
+            "factory": options.factory,
+            "workers": workers,
+            "in_flight": in_flight,
+            "seconds": seconds,
+            "rows": [result.to_dict() for result in results],
+        }
+        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
     if options.plot:
         plot(results, options.plot)
     return 0 if best(results) else 1
@@ -88,16 +97,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--in-flight", type=int, metavar="N", help="requests asked for at a time (default: 4 per worker)"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="load per configuration (default 4, with --quick 1)"
+        "--seconds", type=float, metavar="S", help="load per visit (default 2, with --quick 1)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="give a configuration up (default 600)"
+        "--visits", type=int, default=3, metavar="N", help="visits to each configuration, in turn (default 3)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="give a visit up (default 600)"
     )
     parser.add_argument("--quick", action="store_true", help="no grid of workers x intra-op threads")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     parser.add_argument("--plot", metavar="FILE", help="draw throughput against memory")
     options = parser.parse_args(argv)
-    for name in ("workers", "in_flight", "seconds", "timeout"):
+    for name in ("workers", "in_flight", "seconds", "visits", "timeout"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0, got {value}")
@@ -157,8 +169,8 @@ def _table(results: list[Result]) -> str:
             (
                 name,
                 f"{figures.start_up_s:.2f}",
-                f"{figures.requests_per_s:.1f}",
-                f"{figures.p50_s * 1e3:.1f}",
+                _spread(result, "requests_per_s", 1, figures.requests_per_s),
+                _spread(result, "p50_s", 1e3, figures.p50_s),
                 f"{figures.p99_s * 1e3:.1f}",
                 f"{figures.uss_mb:.0f}",
                 pss,
@@ -173,11 +185,20 @@ def _table(results: list[Result]) -> str:
         for line in lines
     ]
     notes = [
+        f"Medians (and extremes) of {max(len(result.visits) for result in results)} visits.",
         "* the highest throughput; among those within 5 % of it, the least memory",
         "One thread has one request at a time, the others all that are in flight: their p50 has a queue.",
         "Each process has a GIL of its own: no wait is measured there.",
     ]
     return "\n".join([*text, *notes])
+
+
+def _spread(result: Result, name: str, factor: float, median: float) -> str:
+    text = f"{median * factor:.1f}"
+    if len(result.visits) > 1:
+        low, high = result.extremes(name)
+        text += f" ({low * factor:.1f} to {high * factor:.1f})"
+    return text
 
 
 def _errors(results: list[Result]) -> str:
@@ -189,7 +210,7 @@ def _errors(results: list[Result]) -> str:
 
 
 def plot(results: list[Result], path: str) -> None:
-    """Draw throughput against memory, one point per way, to the picture file `path`."""
+    """Draw throughput against memory, a cross of the visits' extremes per way, to the picture file `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -203,12 +224,26 @@ def plot(results: list[Result], path: str) -> None:
         figures = result.figures
         if figures is None:
             continue
-        memory = figures.uss_mb if figures.pss_mb is None else figures.pss_mb
-        size = 160 if result is chosen else 50
-        axes.scatter(memory, figures.requests_per_s, s=size, c=colours[result.contender.kind], zorder=2)
-        points.append((figures.requests_per_s, memory, result.contender.name))
+        measure = "uss_mb" if figures.pss_mb is None else "pss_mb"
+        rate, memory, colour = (
+            figures.requests_per_s,
+            getattr(figures, measure),
+            colours[result.contender.kind],
+        )
+        bars = [
+            [[median - low], [high - median]]
+            for median, (low, high) in (
+                (memory, result.extremes(measure)),
+                (rate, result.extremes("requests_per_s")),
+            )
+        ]
+        axes.errorbar(memory, rate, xerr=bars[0], yerr=bars[1], c=colour, elinewidth=1, zorder=1)
+        axes.scatter(memory, rate, s=160 if result is chosen else 50, c=colour, zorder=2)
+        points.append((rate, memory, result.contender.name))
     axes.set(
-        xlabel="memory of all processes, MB", ylabel="requests per second", title="Up and left is better"
+        xlabel="memory of all processes, MB",
+        ylabel="requests per second",
+        title="Up and left is better; bars: the extremes",
     )
     axes.set_xlim(0, 1.35 * axes.get_xlim()[1])  # room for the last name
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])

@@ -11,7 +11,7 @@ __all__ = ["best", "recommend"]
 
 
 def best(results: Iterable[Result]) -> Result | None:
-    """The highest throughput; among those within 5 % of it, the least memory."""
+    """The highest throughput, by the medians; among those within 5 % of it, the least memory."""
     measured = [result for result in results if result.figures is not None]
     if not measured:
         return None
@@ -28,7 +28,7 @@ def recommend(results: list[Result]) -> str:
     Example:
         >>> from torchgil.compare.measure import Figures
         >>> figures = Figures(1.0, 10.0, 0.1, 0.2, 500.0, 400.0, 0, 0, 0.0)
-        >>> print(recommend([Result(Contender("threads", 2, 1, nogil=True), figures)]))
+        >>> print(recommend([Result(Contender("threads", 2, 1, nogil=True), (figures,))]))
         Take 2 x 1 threads, nogil: 10.0 requests/s.
             forward = torchgil.nogil(model, args, kwargs)
             pool = torchgil.ThreadPool(2, intra_op_threads=1)
@@ -48,7 +48,28 @@ def recommend(results: list[Result]) -> str:
     lines = [sentence + ".", *(f"    {line}".rstrip() for line in _settings(chosen))]
     if chosen.contender.kind in ("processes", "shared") and threads is not None:
         lines += ["", *_why_processes(chosen, threads)]
+    lines += _unsettled(chosen, results)
     return "\n".join(lines)
+
+
+def _unsettled(chosen: Result, results: list[Result]) -> list[str]:
+    """What the visits leave open: a way that was as fast at its best as the chosen one at its worst."""
+    least, most = chosen.extremes("requests_per_s")
+    near = [
+        f"{result.contender.name} {low:.1f} to {high:.1f}"
+        for result in results
+        if result.visits and result is not chosen
+        for low, high in [result.extremes("requests_per_s")]
+        if high >= least and len(result.visits) > 1
+    ]
+    if not near:
+        return []
+    return [
+        "",
+        f"The visits overlap: {chosen.contender.name} {least:.1f} to {most:.1f} requests/s, "
+        f"{'; '.join(near)}.",
+        "Where that matters, ask again with more --visits, on an idle machine.",
+    ]
 
 
 def _against(chosen: Result, other: Result) -> str:

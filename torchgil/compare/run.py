@@ -1,4 +1,4 @@
-"""Every contender in a process of its own, one after the other."""
+"""Every contender in processes of its own: several short visits, all ways in turn."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from torchgil.compare.contenders import Contender
 from torchgil.compare.measure import MARK, Figures
@@ -19,15 +21,51 @@ __all__ = ["Result", "compare"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One contender's figures, or why there are none."""
+    """What the visits to one contender found, or why there is nothing.
+
+    Attributes:
+        contender: Which.
+        visits: Each visit's figures; none where one failed.
+        error: The traceback of the visit that failed.
+    """
 
     contender: Contender
-    figures: Figures | None
-    error: str = ""  # a traceback
+    visits: tuple[Figures, ...]
+    error: str = ""
+
+    @property
+    def figures(self) -> Figures | None:
+        """The median of each figure; None where there are none."""
+        if not self.visits:
+            return None
+        return Figures(**{name: _median(values) for name, values in self._columns().items()})
+
+    def extremes(self, name: str) -> tuple[float, float]:
+        """The least and the most that the visits found of one figure."""
+        values = self._columns()[name]
+        return min(values), max(values)
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {
+            field.name: [getattr(visit, field.name) for visit in self.visits] for field in fields(Figures)
+        }
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
-        return {"name": self.contender.name, **asdict(self)}
+        """Plain data, for JSON: the medians as "figures", the extremes, and each visit."""
+        figures = self.figures
+        known = [name for name, values in self._columns().items() if values and None not in values]
+        return {
+            "name": self.contender.name,
+            "contender": asdict(self.contender),
+            "figures": figures and asdict(figures),
+            "extremes": {name: self.extremes(name) for name in known},
+            "visits": [asdict(visit) for visit in self.visits],
+            "error": self.error,
+        }
+
+
+def _median(values: list[Any]) -> Any:
+    return None if None in values else statistics.median(values)
 
 
 def compare(
@@ -36,32 +74,40 @@ def compare(
     *,
     in_flight: int,
     seconds: float,
+    visits: int = 3,
     timeout: float = 600.0,
     started: Callable[[Contender], None] = lambda _: None,
 ) -> list[Result]:
-    """Measure each contender in a fresh process, one after the other.
+    """Measure the contenders in turn, as often as asked, each visit in a fresh process.
+
+    A machine is not the same from one minute to the next: visits spread over the whole time meet all of it.
 
     Args:
         rows: What to measure.
         factory: `MODULE:FACTORY`, looked for from the current directory on.
         in_flight: Requests asked for at a time.
-        seconds: How long to load each contender.
-        timeout: Seconds after which a contender is given up.
-        started: Called before each.
+        seconds: How long to load a contender at each visit.
+        visits: How often each is measured.
+        timeout: Seconds after which a visit is given up.
+        started: Called before each visit.
 
     Returns:
-        One result per contender; what fails has its traceback, and the rest goes on.
+        One result per contender; what fails has its traceback and is visited no more, and the rest goes on.
     """
-    results = []
-    for contender in rows:
-        started(contender)
-        results.append(_measure_in_child(contender, factory, in_flight, seconds, timeout))
-    return results
+    results = {contender: Result(contender, ()) for contender in rows}
+    for _ in range(visits):
+        for contender, result in results.items():
+            if not result.error:
+                started(contender)
+                found, error = _visit(contender, factory, in_flight, seconds, timeout)
+                results[contender] = Result(contender, (*result.visits, *found) if not error else (), error)
+    return list(results.values())
 
 
-def _measure_in_child(
+def _visit(
     contender: Contender, factory: str, in_flight: int, seconds: float, timeout: float
-) -> Result:
+) -> tuple[tuple[Figures, ...], str]:
+    """What a fresh process measured, or the traceback it left."""
     options = {
         "contender": asdict(contender),
         "factory": factory,
@@ -85,17 +131,17 @@ def _measure_in_child(
     try:
         stdout, stderr = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        return Result(contender, None, f"no result within {timeout:g} s")
+        return (), f"no result within {timeout:g} s"
     finally:
         _end_session(child)
     _, _, marked = stdout.rpartition(f"\n{MARK}\n")
     measured = marked.partition("\n")[0]  # an exit handler of the user's may print after it
     if child.returncode != 0 or not measured:
-        return Result(contender, None, f"{stderr.strip()}\nexit code {child.returncode}".strip())
+        return (), f"{stderr.strip()}\nexit code {child.returncode}".strip()
     try:
-        return Result(contender, Figures(**json.loads(measured)))
+        return (Figures(**json.loads(measured)),), ""
     except (ValueError, TypeError) as error:  # something of the user's printed amid it
-        return Result(contender, None, f"its figures cannot be read ({error}): {measured}")
+        return (), f"its figures cannot be read ({error}): {measured}"
 
 
 def _end_session(child: subprocess.Popen[str]) -> None:

@@ -25,7 +25,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: it would report home
+# Before ray is imported: it would report home, and on Linux listen on every interface.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import aiohttp
 import psutil
@@ -240,8 +242,8 @@ def main() -> None:
         num_cpus=REPLICAS + 1,
         include_dashboard=False,
         object_store_memory=80_000_000,
-        _node_ip_address="127.0.0.1",
         logging_level="warning",
+        log_to_driver=False,
     )
     results = {}
     try:

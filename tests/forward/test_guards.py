@@ -23,8 +23,8 @@ from torchgil.forward.inputs import Dimension, InputPlan, Leaf
 
 A, B = sympy.symbols("a b", integer=True, positive=True)
 SOURCES = {A: "L['x'].size()[0]", B: "L['x'].size()[1]"}
-# sympy's own notation, which no Python knows: torch fails over it as well
-NOT_TORCHS_EITHER = {"Where", "OpaqueUnaryFn_exp", "OpaqueUnaryFn_log", "OpaqueUnaryFn_asinh"}
+# sympy's own notation, which no Python knows: torch fails over it as well (Piecewise: 2.9 alone)
+NOT_TORCHS_EITHER = {"Where", "Piecewise", "OpaqueUnaryFn_exp", "OpaqueUnaryFn_log", "OpaqueUnaryFn_asinh"}
 SIZES = [(1, 1), (2, 3), (7, 2), (12, 5), (9, 9)]
 
 
@@ -122,7 +122,7 @@ def guarded(text: str, x: Tensor) -> None:
 def test_what_the_printer_writes_is_computed_as_torch_computes_it(name: str) -> None:
     try:
         text = printed(VOCABULARY[name])
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):  # 2.9: "Cannot convert symbols to int"
         pytest.skip("torch's printer does not write it")
     for sizes in SIZES:
         x = torch.empty(sizes)
@@ -133,7 +133,7 @@ def test_what_the_printer_writes_is_computed_as_torch_computes_it(name: str) -> 
             with pytest.raises(NotImplementedError, match="is not understood; export with other"):
                 guarded(text, x)
             return
-        except ValueError:  # asin(2): an error there, and no number here
+        except (ValueError, TypeError):  # asin(2); what 2.9 calls with arguments it does not take
             continue
         guarded(f"({text}) == {value!r}", x)
         with pytest.raises(RuntimeError, match="do not fulfil what export assumed: it"):

@@ -113,8 +113,8 @@ class Guards:
                 return self._all("and", [self._emit(_COMPARE[type(op)], a, b) for op, a, b in pairs])
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self._emit("ite", lower(test), lower(body), lower(orelse))
-            case ast.Call(func=function, args=args, keywords=[]) if (op := _builtin(function)) is not None:
-                return self._emit(op, *(lower(a) for a in args))
+            case ast.Call(func=function, args=args, keywords=[]) if called := _builtin(function):
+                return self._emit(called, *(lower(a) for a in args))
         return refuse(
             f"export assumes {shown!r}, and {ast.unparse(node)!r} is not understood",
             "export with other dynamic_shapes",

@@ -14,7 +14,7 @@ def children(spec: pytree.TreeSpec) -> list[Any]:
     """The structures inside a structure: an attribute in torch 2.9, which later ones deprecate."""
     if hasattr(pytree.TreeSpec, "children"):
         return spec.children()
-    return spec.children_specs  # type: ignore[no-any-return]
+    return spec.children_specs
 
 
 def refusal_of(error: Exception) -> str | None:

@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
 #include <utility>
+#include <vector>
 
 namespace torchgil {
 namespace {
@@ -216,13 +218,28 @@ IValue to_double(Args a) {
   return function(as_double(a[0]));
 }
 
+// Python rounds the exact decimal value, half to even; so does to_chars.
+double round_to_digits(double value, int64_t digits) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      digits >= 0, "round() of a float to tens is not supported");
+  // the smallest double has 1074 digits after its point: no more change it
+  const auto places = static_cast<int>(std::min<int64_t>(digits, 1074));
+  std::array<char, 1400> text{}; // 309 before the point, and those
+  const auto end = text.data() + text.size();
+  const auto written =
+      std::to_chars(text.data(), end, value, std::chars_format::fixed, places);
+  std::from_chars(text.data(), written.ptr, value);
+  return value;
+}
+
 IValue round_half_even(Args a) {
   if (a.size() == 1 || a[1].isNone()) {
     return to_int<std::nearbyint>(a);
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      is_integral(a[0]), "round() of a float to digits is not supported");
   const auto digits = as_int(a[1]);
+  if (!is_integral(a[0])) {
+    return round_to_digits(a[0].toDouble(), digits);
+  }
   if (digits >= 0) {
     return as_int(a[0]);
   }
@@ -297,6 +314,30 @@ IValue storage_offset(Args a) {
   return a[0].toTensor().storage_offset();
 }
 
+// Takes sizes, then strides: 1 if they are those of a dense tensor, in
+// whatever order of its dimensions. torch's _eval_is_non_overlapping_and_dense.
+IValue dense(Args a) {
+  const auto rank = a.size() / 2;
+  std::vector<std::pair<int64_t, int64_t>> dims; // (stride, size)
+  for (size_t i = 0; i < rank; ++i) {
+    dims.emplace_back(as_int(a[rank + i]), as_int(a[i]));
+  }
+  if (rank == 1) {
+    return int64_t{dims[0].first == 1 || dims[0].second < 2};
+  }
+  std::stable_sort(dims.begin(), dims.end(), [](const auto& x, const auto& y) {
+    return x.first < y.first;
+  });
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (size != 1 && stride != expected) {
+      return int64_t{0};
+    }
+    expected *= size;
+  }
+  return int64_t{1};
+}
+
 IValue assert_true(Args a) {
   TORCH_CHECK(truthy(a[0]), a[1].toStringView());
   return {};
@@ -314,6 +355,7 @@ constexpr auto kBuiltins = std::to_array<std::pair<std::string_view, Builtin>>({
     {"ceil", to_int<std::ceil>},
     {"cos", to_double<std::cos>},
     {"cosh", to_double<std::cosh>},
+    {"dense", dense},
     {"eq", compare<std::equal_to<>>},
     {"float", as_float},
     {"floor", to_int<std::floor>},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import pytest
 import torch
 import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
 
 from tests.forward.models import Case
+from torchgil.forward.torch_compat import refusal_of
 
 
 def export(case: Case) -> tuple[torch.nn.Module, ExportedProgram]:
@@ -19,7 +21,12 @@ def export(case: Case) -> tuple[torch.nn.Module, ExportedProgram]:
     args, kwargs = case.inputs(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export's own, an LSTM's flat weights for one
-        return model, torch.export.export(model, args, kwargs, dynamic_shapes=case.dynamic_shapes)
+        try:
+            return model, torch.export.export(model, args, kwargs, dynamic_shapes=case.dynamic_shapes)
+        except ValueError as error:
+            if why := refusal_of(error):
+                pytest.skip(why)
+            raise
 
 
 def reference(program: ExportedProgram) -> Any:

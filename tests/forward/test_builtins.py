@@ -109,6 +109,11 @@ def test_shifts(a: int, b: int) -> None:
         assert_as_python(operator.lshift, a, b)
 
 
+@given(a=st.floats(allow_nan=False, allow_infinity=False), digits=st.integers(0, 400))
+def test_rounding_to_digits(a: float, digits: int) -> None:
+    assert_as_python(round, a, digits)
+
+
 def test_the_largest_int_does_not_wrap() -> None:
     for function, a, b in [
         (operator.add, 2**63 - 1, 1),

@@ -190,7 +190,8 @@ def test_a_lower_bound_that_was_declared_is_kept() -> None:
         forward(torch.ones(1, 4))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")  # torch's own use
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
 def test_a_tensor_that_is_being_differentiated_is_refused_and_not_given_zeros() -> None:
     model = nn.Linear(3, 1).eval()
     x = torch.ones(3)

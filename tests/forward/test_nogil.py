@@ -16,6 +16,7 @@ from torch.export import Dim
 
 import torchgil
 from tests.conftest import in_threads, run_in_child
+from tests.forward.cases import Of
 from tests.forward.comparing import assert_same, export, reference
 from tests.forward.models import CASES
 from torchgil._build import C
@@ -169,6 +170,24 @@ def test_python_kernels_run_are_listed_and_warned_about_once() -> None:
     notes = getattr(error.value, "__notes__", ["node 'doubled'"])  # Python 3.11
     assert "node 'doubled'" in notes[0]
     assert torchgil.nogil(mlp(), (torch.ones(2, 8),)).python_ops == ()
+
+
+def test_python_kernels_for_other_devices_are_not_warned_about() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.torchgil.matmul(x, x)
+
+    with torch.library._scoped_library("torchgil", "IMPL") as library:
+        library.impl("matmul", torch.matmul, "CUDA")
+        assert torchgil.nogil(Model(), (torch.ones(2, 2),)).python_ops == ()
+
+    @torch.library.custom_op("torchgil_test::halved", mutates_args=(), device_types="cpu")
+    def halved(x: Tensor) -> Tensor:
+        return x / 2
+
+    halved.register_fake(torch.empty_like)
+    with pytest.warns(UserWarning, match="the kernel of torchgil_test::halved is Python"):  # the control
+        torchgil.nogil(Of(lambda m, x: halved(x)), (torch.ones(2),))
 
 
 def test_repr_says_inputs_dynamic_dimensions_instructions_and_backend() -> None:

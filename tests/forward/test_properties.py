@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 import torchgil
 from tests.forward.comparing import assert_same, reference
@@ -19,6 +18,9 @@ from tests.forward.comparing import assert_same, reference
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8,
 torch.bool,
           torch.complex64]  # fmt: skip
+
+# No shrinking: an example takes an export, and a failure would be shrunk for minutes. It is shown as found.
+BOUNDED = settings(deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 # each takes the values so far and two numbers that pick among them
 STEPS: list[Callable[[list[Tensor], int, int], Tensor]] = [
@@ -64,7 +66,7 @@ steps = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(BOUNDED, max_examples=25)
 @given(
     drawn=steps,
     dtype=st.sampled_from([torch.float32, torch.int64, torch.complex64, torch.bfloat16]),
@@ -92,23 +94,24 @@ class Mixed(nn.Module):
         }
 
 
-@functools.cache
-def exported(dtype: torch.dtype) -> tuple[Any, Any, ExportedProgram]:
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def exported(request: pytest.FixtureRequest) -> tuple[torch.dtype, Any, Any]:
+    """One export for a dtype, and not one for each example: where it fails, it fails once."""
+    dtype = request.param
     program = torch.export.export(
         Mixed(),
         (tensor(dtype, 5, 0), tensor(dtype, 3, 1)),
         dynamic_shapes={"x": {0: Dim("n", min=2, max=40)}, "y": {0: Dim("m", min=2, max=40)}},
     )
-    return torchgil.nogil(program), reference(program), program
+    return dtype, torchgil.nogil(program), reference(program)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=30, deadline=None)
+@settings(BOUNDED, max_examples=30)
 @given(n=st.integers(2, 40), m=st.integers(2, 40), seed=st.integers(0, 99), wrong=st.sampled_from(DTYPES))
 def test_any_sizes_give_the_exported_modules_bits_and_any_other_dtype_an_error(
-    dtype: torch.dtype, n: int, m: int, seed: int, wrong: torch.dtype
+    exported: tuple[torch.dtype, Any, Any], n: int, m: int, seed: int, wrong: torch.dtype
 ) -> None:
-    forward, want, _ = exported(dtype)
+    dtype, forward, want = exported
     x, y = tensor(dtype, n, seed), tensor(dtype, m, seed + 1)
     assert_same(forward(x, y), want(x, y))
     if wrong != dtype:

@@ -113,7 +113,7 @@ def test_an_unsupported_graph_is_refused_by_node_line_and_mend(
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), "dropout"),
         (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "running statistics|writes to the buffer"),
         (nn.InstanceNorm1d(2, track_running_stats=True), "running statistics"),
-        (nn.LSTM(3, 3, num_layers=2, dropout=0.5), "dropout"),
+        (nn.Sequential(nn.LSTM(3, 3, num_layers=2, dropout=0.5)), "dropout"),
     ],
 )
 def test_training_mode_is_refused_and_eval_mode_runs(model: nn.Module, what: str) -> None:
@@ -152,6 +152,17 @@ def test_quantised_modules_are_refused_by_export_itself() -> None:
         model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)).eval(), {nn.Linear})
     with pytest.raises(AttributeError, match="LinearPackedParamsBase"):
         torchgil.nogil(model, (torch.ones(2, 4),))
+
+
+def test_a_recurrent_layer_as_the_whole_model_runs_or_is_refused_with_the_release_that_runs_it() -> None:
+    model, x = nn.GRU(3, 3).eval(), torch.rand(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if torch.__version__.startswith("2.9."):
+            with pytest.raises(NotImplementedError, match=r"does not export an LSTM, GRU .*torch 2\.13 does"):
+                torchgil.nogil(model, (x,))
+        else:
+            assert torch.equal(torchgil.nogil(model, (x,))(x)[0], model(x)[0])
 
 
 def test_what_is_no_model_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What export emits besides operators: arithmetic over sizes, and their assertions.
+"""What export emits besides operators, in graphs and in guards: arithmetic over sizes, and their assertions.
 
 The program computes these itself (`csrc/forward/builtins.cpp`), with Python's meaning of `//`, `%` and `**`.
 """
@@ -44,7 +44,6 @@ BUILTINS: Final[dict[Any, str]] = {
     math.ceil: "ceil",
     math.floor: "floor",
     math.trunc: "trunc",
-    math.sqrt: "sqrt",
     round: "round",
     int: "int",
     float: "float",
@@ -58,16 +57,27 @@ BUILTINS: Final[dict[Any, str]] = {
     torch.sym_max: "max",
     torch.sym_sum: "sum",
     torch.sym_ite: "ite",
+    math.sqrt: "sqrt",
     torch._sym_sqrt: "sqrt",  # type: ignore[attr-defined]
+    math.log2: "log2",
     torch._sym_log2: "log2",  # type: ignore[attr-defined]
+    math.cos: "cos",
     torch._sym_cos: "cos",  # type: ignore[attr-defined]
+    math.cosh: "cosh",
     torch._sym_cosh: "cosh",  # type: ignore[attr-defined]
+    math.sin: "sin",
     torch._sym_sin: "sin",  # type: ignore[attr-defined]
+    math.sinh: "sinh",
     torch._sym_sinh: "sinh",  # type: ignore[attr-defined]
+    math.tan: "tan",
     torch._sym_tan: "tan",  # type: ignore[attr-defined]
+    math.tanh: "tanh",
     torch._sym_tanh: "tanh",  # type: ignore[attr-defined]
+    math.asin: "asin",
     torch._sym_asin: "asin",  # type: ignore[attr-defined]
+    math.acos: "acos",
     torch._sym_acos: "acos",  # type: ignore[attr-defined]
+    math.atan: "atan",
     torch._sym_atan: "atan",  # type: ignore[attr-defined]
     _aten.sym_size.int: "size",
     _aten.sym_stride.int: "stride",
@@ -76,42 +86,8 @@ BUILTINS: Final[dict[Any, str]] = {
     _aten._assert_scalar.default: "assert",
 }
 
-# the names that guards and derived dimensions use, as sympy prints them
+# what guards call by a name of their own: see SYMPY_INTERP in torch/fx/experimental/symbolic_shapes.py
 FUNCTIONS: Final[dict[str, str]] = {
-    "FloorDiv": "floordiv",
-    "CleanDiv": "floordiv",
-    "IntTrueDiv": "truediv",
-    "FloatTrueDiv": "truediv",
-    "Mod": "mod",
-    "PythonMod": "mod",
-    "Min": "min",
-    "Max": "max",
-    "min": "min",
-    "max": "max",
-    "PowByNatural": "pow",
-    "FloatPow": "pow",
-    "Pow": "pow",
-    "FloorToInt": "floor",
-    "CeilToInt": "ceil",
-    "TruncToInt": "trunc",
-    "TruncToFloat": "truncf",
-    "ToFloat": "float",
-    "RoundToInt": "round",
-    "Abs": "abs",
-    "abs": "abs",
-    "floor": "floor",
-    "ceiling": "ceil",
-    "trunc": "trunc",
-    "sqrt": "sqrt",
-    "float": "float",
-    "int": "int",
-    "Eq": "eq",
-    "Ne": "ne",
-    "Lt": "lt",
-    "Le": "le",
-    "Gt": "gt",
-    "Ge": "ge",
-    "Not": "not",
-    "And": "and",
-    "Or": "or",
+    "IsNonOverlappingAndDenseIndicator": "dense",
+    "cast_symbool_to_symint_guardless": "int",
 }

@@ -1,16 +1,21 @@
 """What export assumed about sizes, as instructions that assert it.
 
 Export writes its assumptions as Python text (``L['x'].size()[0] % 2 == 0``). Parsed here, not evaluated: the
-program runs them as a few builtins before each call.
+program runs them as a few builtins before each call. The text may hold what torch's own guard function can
+evaluate: `ShapeGuardPythonPrinter` writes it, in the words of `math`, `torch` and Python.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
+import math
 from collections.abc import Mapping
 from typing import Final
 
-from torchgil.forward.builtins import FUNCTIONS
+import torch
+
+from torchgil.forward.builtins import BUILTINS, FUNCTIONS
 from torchgil.forward.operands import Constant, Input, Instruction, Operand, Slot
 from torchgil.forward.unsupported import refuse
 
@@ -26,6 +31,7 @@ _BINARY: Final = {
     ast.Pow: "pow",
     ast.BitAnd: "and",
     ast.BitOr: "or",
+    ast.BitXor: "xor",
     ast.LShift: "lshift",
     ast.RShift: "rshift",
 }
@@ -38,7 +44,6 @@ _COMPARE: Final = {
     ast.GtE: "ge",
 }
 _UNARY: Final = {ast.USub: "neg", ast.UAdd: "pos", ast.Not: "not"}
-_TENSOR: Final = {"size": "size", "stride": "stride", "storage_offset": "storage_offset", "numel": "numel"}
 
 
 class Guards:
@@ -80,6 +85,8 @@ class Guards:
         match node:
             case ast.Constant(value=bool() | int() | float() as value):
                 return Constant(value)
+            case ast.Attribute(value=ast.Name(id="math"), attr=("inf" | "nan") as name):
+                return Constant(getattr(math, name))
             case ast.Name(id=name) if name in self._symbols:
                 index, dimension = self._symbols[name]
                 return self._emit("size", Input(index), Constant(dimension))
@@ -106,11 +113,8 @@ class Guards:
                 return self._all("and", [self._emit(_COMPARE[type(op)], a, b) for op, a, b in pairs])
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self._emit("ite", lower(test), lower(body), lower(orelse))
-            case ast.Call(
-                func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="math"), attr=name), args=args
-            ):
-                if name in FUNCTIONS:
-                    return self._emit(FUNCTIONS[name], *(lower(a) for a in args))
+            case ast.Call(func=function, args=args, keywords=[]) if called := _builtin(function):
+                return self._emit(called, *(lower(a) for a in args))
         return refuse(
             f"export assumes {shown!r}, and {ast.unparse(node)!r} is not understood",
             "export with other dynamic_shapes",
@@ -121,6 +125,15 @@ class Guards:
         for term in terms[1:]:
             result = self._emit(op, result, term)
         return result
+
+
+def _builtin(function: ast.expr) -> str | None:
+    match function:
+        case ast.Name(id=name):
+            return FUNCTIONS.get(name) or BUILTINS.get(getattr(builtins, name, None))
+        case ast.Attribute(value=ast.Name(id=("math" | "torch") as module), attr=name):
+            return BUILTINS.get(getattr({"math": math, "torch": torch}[module], name, None))
+    return None
 
 
 def _normal(source: str) -> str:

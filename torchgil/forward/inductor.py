@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchgil._version import __version__
+from torchgil.forward.exporting import alone
 from torchgil.forward.inputs import plan_inputs
 from torchgil.forward.instructions import plan
 from torchgil.forward.manifest import METADATA_KEY, Manifest
@@ -74,7 +75,7 @@ def compile_forward(
 
 
 def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:
-    with warnings.catch_warnings():
+    with alone(), warnings.catch_warnings():
         # importing and running Inductor uses what torch itself deprecates: nothing the user can mend
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import io
 import os
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.utils._pytree as pytree
 
+from torchgil.forward.exporting import exported, load, save
 from torchgil.forward.graph import build
 from torchgil.forward.inputs import InputPlan, plan_inputs
 from torchgil.forward.instructions import plan
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 __all__ = ["GraphForward", "nogil"]
-
-# torch.export patches modules and global state while it traces
-_export_lock = threading.Lock()
 
 
 def nogil(
@@ -90,44 +87,13 @@ def nogil(
     )
 
 
-def exported(
-    model: nn.Module | ExportedProgram,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    dynamic_shapes: Any,
-) -> tuple[ExportedProgram, inspect.Signature | None]:
-    """The exported program of a model, and the model's signature where there is a module.
-
-    Raises:
-        TypeError: `model` is neither a module nor an exported program.
-        ValueError: An exported program came with `dynamic_shapes`.
-    """
-    if isinstance(model, torch.export.ExportedProgram):
-        if dynamic_shapes is not None:
-            raise ValueError(
-                "nogil: an ExportedProgram has its dynamic shapes already; leave out dynamic_shapes, "
-                "or pass the module"
-            )
-        return model, None
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(
-            f"nogil: model must be an nn.Module or an ExportedProgram, got {type(model).__name__}"
-        )
-    if not isinstance(args, tuple):
-        raise TypeError(f"nogil: args must be a tuple of the example arguments, got {type(args).__name__}")
-    with _export_lock:
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
-    signature = inspect.signature(model.forward)
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]  # to pickle
-    return program, inspect.Signature(bare)
-
-
 class GraphForward:
     """What :func:`nogil` returns for the backend ``"graph"``.
 
     Attributes:
         exported_program: The graph it runs.
-        python_ops: Operators whose kernel is Python: they take the GIL back while they run.
+        python_ops: Operators whose kernel on the program's devices is Python: they take the GIL back while
+            they run.
         backend: ``"graph"``.
     """
 
@@ -153,7 +119,7 @@ class GraphForward:
         self._flatten = Arguments(in_spec, self._inputs.argument_names, signature).flatten
         constants = [(isinstance(o, Constant), getattr(o, "value", None)) for o in self._plan.outputs]
         self._unflatten = Results(out_spec, constants).unflatten
-        self.python_ops = _python_ops(self._plan)
+        self.python_ops = _python_ops(self._plan, program)
         if self.python_ops:
             warnings.warn(
                 f"nogil: the kernel of {', '.join(self.python_ops)} is Python and takes the GIL back "
@@ -180,14 +146,11 @@ class GraphForward:
         return self  # nothing in it ever changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        buffer = io.BytesIO()
-        torch.export.save(self.exported_program, buffer)
-        return _load, (buffer.getvalue(), self._dynamic_shapes, self._signature)
+        return _load, (save(self.exported_program), self._dynamic_shapes, self._signature)
 
 
 def _load(data: bytes, dynamic_shapes: Any, signature: inspect.Signature | None) -> GraphForward:
-    program = torch.export.load(io.BytesIO(data))
-    return GraphForward(program, dynamic_shapes=dynamic_shapes, signature=signature)
+    return GraphForward(load(data), dynamic_shapes=dynamic_shapes, signature=signature)
 
 
 def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
@@ -202,15 +165,29 @@ def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
     raise ValueError(f"nogil: the exported program holds no tensor {name!r}")
 
 
-def _python_ops(plan: Plan) -> tuple[str, ...]:
-    """Operators that a `torch.library` call gave a Python kernel, for a device or for all."""
-    keys = ("CPU", "CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
-    found = []
-    for name, overload in plan.ops:
-        path = name.replace("::", "/") + (f".{overload}" if overload else "")
-        if any(f"{path}/{key}" in torch.library._impls for key in keys):
-            found.append(name + (f".{overload}" if overload else ""))
-    return tuple(found)
+def _python_ops(plan: Plan, program: ExportedProgram) -> tuple[str, ...]:
+    """Operators with a Python kernel, by `torch.library`, for a device that the program has tensors on."""
+    keys = [torch._C._dispatch_key_for_device(device) for device in sorted(_devices(program))]
+    return tuple(
+        name + (f".{overload}" if overload else "")
+        for name, overload in plan.ops
+        if any(_is_python(name, overload, key) for key in keys)
+    )
+
+
+def _is_python(name: str, overload: str, key: str) -> bool:
+    op = name + (f".{overload}" if overload else "")
+    # the dispatcher's own order, under inference mode
+    for registered in (key, "CompositeExplicitAutograd", "CompositeImplicitAutograd"):
+        if torch._C._dispatch_has_kernel_for_dispatch_key(op, registered):
+            return f"{op.replace('::', '/')}/{registered}" in torch.library._impls
+    return False
+
+
+def _devices(program: ExportedProgram) -> set[str]:
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    values = pytree.tree_leaves([node.meta.get("val") for graph in graphs for node in graph.nodes])
+    return {value.device.type for value in values if isinstance(value, torch.Tensor)}
 
 
 def _describe_leaf(plan: InputPlan) -> Any:

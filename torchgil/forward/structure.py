@@ -10,6 +10,8 @@ from typing import Any, Final
 import torch
 import torch.utils._pytree as pytree
 
+from torchgil.forward.torch_compat import children
+
 __all__ = ["Arguments", "Results"]
 
 _DICTS: Final = (dict, OrderedDict, defaultdict)
@@ -28,9 +30,9 @@ class Arguments:
     def __init__(
         self, spec: pytree.TreeSpec, names: Sequence[str], signature: inspect.Signature | None
     ) -> None:
-        args, kwargs = spec.children()
-        self._args: list[pytree.TreeSpec] = args.children()
-        self._kwargs: dict[str, pytree.TreeSpec] = dict(zip(kwargs.context, kwargs.children(), strict=True))
+        args, kwargs = children(spec)
+        self._args: list[pytree.TreeSpec] = children(args)
+        self._kwargs: dict[str, pytree.TreeSpec] = dict(zip(kwargs.context, children(kwargs), strict=True))
         self._names = [names[i] if i < len(names) else f"argument {i}" for i in range(len(self._args))]
         self._signature = signature
         self._flat = not self._kwargs and all(child.is_leaf() for child in self._args)
@@ -109,7 +111,7 @@ class Results:
         self._constants = list(constants) if any(known for known, _ in constants) else None
         self._leaf = spec.is_leaf()
         self._plain = (
-            {tuple: tuple, list: list}.get(spec.type) if all(c.is_leaf() for c in spec.children()) else None
+            {tuple: tuple, list: list}.get(spec.type) if all(c.is_leaf() for c in children(spec)) else None
         )
 
     def unflatten(self, values: list[Any]) -> Any:
@@ -142,17 +144,17 @@ def _flatten(name: str, spec: pytree.TreeSpec, value: Any, leaves: list[Any]) ->
                 f"{_listed(value.keys())}"
             )
         # by key: export took the example's order, a caller may have another
-        for key, child in zip(keys, spec.children(), strict=True):
+        for key, child in zip(keys, children(spec), strict=True):
             _flatten(f"{name}[{key!r}]", child, value[key], leaves)
         return
-    children, context = pytree.SUPPORTED_NODES[kind].flatten_fn(value)
-    if len(children) != spec.num_children or (context != spec.context and kind is spec.type):
+    values, context = pytree.SUPPORTED_NODES[kind].flatten_fn(value)
+    if len(values) != spec.num_children or (context != spec.context and kind is spec.type):
         raise TypeError(
             f"nogil: argument {name!r} was exported as {_type_name(spec.type)} with {spec.num_children} "
-            f"entries, got {len(children)}"
-            + ("" if len(children) != spec.num_children else f" of another shape: {context}")
+            f"entries, got {len(values)}"
+            + ("" if len(values) != spec.num_children else f" of another shape: {context}")
         )
-    for index, (child, child_value) in enumerate(zip(spec.children(), children, strict=True)):
+    for index, (child, child_value) in enumerate(zip(children(spec), values, strict=True)):
         _flatten(f"{name}[{index}]", child, child_value, leaves)
 
 

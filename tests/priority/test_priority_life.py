@@ -33,7 +33,7 @@ with torchgil.gil_priority():
     ],
 )
 def test_beside_a_trace_in_any_order(code):
-    assert run_in_child(f"{BUSY}\n{code}").stdout.split() == ["main", "busy"]
+    assert run_in_child(f"{BUSY}\n{code}", "with").stdout.split() == ["main", "busy"]
 
 
 COUNTS = """
@@ -144,7 +144,7 @@ if pid == 0:
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
-    child = run_in_child(f"import warnings; warnings.simplefilter('ignore')\n{code}")
+    child = run_in_child(f"import warnings; warnings.simplefilter('ignore')\n{code}", "with")
     assert child.stdout.split() == ["main", "busy"]
 
 

@@ -13,7 +13,11 @@ PACKAGE = sorted((ROOT / "torchgil").rglob("*.py"))
 WINGS = {"ops", "tracing", "forward"}
 
 # The C++ files that may see Python, besides every bindings.cpp.
-MAY_SEE_PYTHON = {"csrc/module.cpp"}
+MAY_SEE_PYTHON = {
+    "csrc/module.cpp",
+    "csrc/priority/mark.h",  # a release window
+    "csrc/priority/priority.cpp",  # the entry points that end one
+}
 MAY_SEE_PYTHON_STEMS = {
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/forward/decode",  # likewise for the instruction list
@@ -34,6 +38,7 @@ PYTHON_HEADER = re.compile(
 LAYERS = [
     {"_C", "_built_for", "_imports", "_support", "_version", "headers", "threads"},
     {"_build"},
+    {"priority"},
     {"ops"},
     {"tracing", "forward"},
     {"serving"},
@@ -41,7 +46,7 @@ LAYERS = [
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]
-MAY_TOUCH_C = {"_build", "ops", "tracing", "forward"}
+MAY_TOUCH_C = {"_build", "priority", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
     {"recording"},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchgil.ops import held as held
     from torchgil.ops import released as released
     from torchgil.ops import set_adaptive_threshold as set_adaptive_threshold
+    from torchgil.priority import gil_priority as gil_priority
     from torchgil.serving import Batcher as Batcher
     from torchgil.serving import BatcherClosed as BatcherClosed
     from torchgil.serving import QueueFull as QueueFull
@@ -53,6 +54,7 @@ _PUBLIC = {
     "load_package": "torchgil.forward.package:load_package",
     "get_include": "torchgil.headers:get_include",
     "intra_op_threads": "torchgil.threads:intra_op_threads",
+    "gil_priority": "torchgil.priority:gil_priority",
     "switch_interval": "torchgil.threads:switch_interval",
     "usable_cores": "torchgil.threads:usable_cores",
     "trace": "torchgil.tracing.trace:trace",

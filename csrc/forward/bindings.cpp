@@ -5,7 +5,7 @@
 #include "package.h"
 #include "program.h"
 
-#include <torchgil/gil.h>
+#include "priority/mark.h"
 
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
@@ -45,6 +45,8 @@ class Graph : public Arguments {
 
   py::list run(const py::sequence& flat) const;
 
+  bool gil_priority = false;
+
  private:
   Program program_;
 };
@@ -71,7 +73,7 @@ py::list Graph::run(const py::sequence& flat) const {
   std::vector<IValue> results;
   const Instruction* current = nullptr;
   try {
-    const ReleaseWindow window;
+    const priority::Window window(gil_priority);
     ++releases;
     results = program_.run(inputs, current);
     // no Python objects above, but for ops whose kernel is Python
@@ -138,11 +140,13 @@ class PackageBinding : public Arguments {
     return package_->metadata();
   }
 
+  bool gil_priority = false;
+
  private:
   py::list run_tensors(const std::vector<at::Tensor>& inputs) const {
     std::vector<at::Tensor> results;
     {
-      const ReleaseWindow window;
+      const priority::Window window(gil_priority);
       ++releases;
       results = package_->run(inputs);
     }
@@ -170,14 +174,16 @@ void register_forward(py::module_& m) {
       .def("add_weight", &Graph::add_weight)
       .def("set_code", &Graph::set_code)
       .def("set_outputs", &Graph::set_outputs)
-      .def("run", &Graph::run);
+      .def("run", &Graph::run)
+      .def_readwrite("gil_priority", &Graph::gil_priority);
   py::class_<PackageBinding, Arguments>(m, "Package")
       .def(py::init<std::string, std::string, size_t>())
       .def("set_formats", &PackageBinding::set_formats)
       .def("run", &PackageBinding::run)
       .def("run_unchecked", &PackageBinding::run_unchecked)
       .def("call_spec", &PackageBinding::call_spec)
-      .def("metadata", &PackageBinding::metadata);
+      .def("metadata", &PackageBinding::metadata)
+      .def_readwrite("gil_priority", &PackageBinding::gil_priority);
   m.def("forward_releases", [] { return releases; });
 }
 

@@ -58,12 +58,8 @@ py::dict trace_start(size_t max_events, bool gil, bool lock) {
   }
   started = true;
   static std::once_flag forks;
-  std::call_once(forks, [] {
-    pthread_atfork(
-        gil_events::before_fork,
-        gil_events::after_fork_in_parent,
-        after_fork_in_child);
-  });
+  std::call_once(
+      forks, [] { pthread_atfork(nullptr, nullptr, after_fork_in_child); });
   gil_events::Witnesses witnesses;
   int64_t start_ns = 0;
   try {

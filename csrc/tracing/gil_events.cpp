@@ -12,15 +12,13 @@
 
 #include "tracing/gil_events.h"
 
+#include "redirect/redirect.h"
 #include "tracing/event_log.h"
 #include "tracing/gil_lock.h"
-#include "tracing/got.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
-#include <mutex>
 
 namespace torchgil::gil_events {
 namespace {
@@ -40,40 +38,20 @@ struct WatchedLock {
   std::atomic<pthread_cond_t*> switch_cond{nullptr};
 };
 
-// Our own slots are redirected too, so the originals are called by address.
-struct Originals {
-  decltype(&PyEval_SaveThread) save_thread;
-  decltype(&PyEval_RestoreThread) restore_thread;
-  decltype(&PyEval_AcquireThread) acquire_thread;
-  decltype(&PyEval_ReleaseThread) release_thread;
-  decltype(&PyGILState_Ensure) ensure;
-  decltype(&PyGILState_Release) release;
-  decltype(&PyThreadState_DeleteCurrent) delete_current;
-};
+redirect::Next next_save_thread(&PyEval_SaveThread);
+redirect::Next next_restore_thread(&PyEval_RestoreThread);
+redirect::Next next_acquire_thread(&PyEval_AcquireThread);
+redirect::Next next_release_thread(&PyEval_ReleaseThread);
+redirect::Next next_ensure(&PyGILState_Ensure);
+redirect::Next next_release(&PyGILState_Release);
+redirect::Next next_delete_current(&PyThreadState_DeleteCurrent);
+redirect::Next next_mutex_lock(&pthread_mutex_lock);
+redirect::Next next_mutex_unlock(&pthread_mutex_unlock);
+redirect::Next next_cond_signal(&pthread_cond_signal);
 
-template <typename F>
-void look_up(F*& function, const char* name) {
-  function = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
-}
-
-Originals look_up_originals() {
-  Originals o{};
-  look_up(o.save_thread, "PyEval_SaveThread");
-  look_up(o.restore_thread, "PyEval_RestoreThread");
-  look_up(o.acquire_thread, "PyEval_AcquireThread");
-  look_up(o.release_thread, "PyEval_ReleaseThread");
-  look_up(o.ensure, "PyGILState_Ensure");
-  look_up(o.release, "PyGILState_Release");
-  look_up(o.delete_current, "PyThreadState_DeleteCurrent");
-  return o;
-}
-
-const Originals original = look_up_originals();
 WatchedLock lock;
 std::atomic<bool> interpreter_calls_seen{false};
 std::atomic<uint64_t> acquires{0}; // counted where that tells forced switches
-std::mutex patching;    // apply() and restore(); never taken on a hot path
-bool installed = false; // under `patching`
 
 template <typename T>
 T* get(const std::atomic<T*>& pointer) {
@@ -130,39 +108,39 @@ void note_request_by_lock() {
 
 PyThreadState* save_thread() {
   note_release(EventKind::kRelease, GilState::kReleasing);
-  return original.save_thread();
+  return next_save_thread();
 }
 
 void release_thread(PyThreadState* state) {
   note_release(EventKind::kRelease, GilState::kReleasing);
-  original.release_thread(state);
+  next_release_thread(state);
 }
 
 // pybind11's gil_scoped_acquire ends with this on a thread of its own making.
 void delete_current() {
   note_release(EventKind::kRelease, GilState::kReleasing);
-  original.delete_current();
+  next_delete_current();
 }
 
 // No noexcept: at interpreter exit these end the thread by unwinding it.
 void restore_thread(PyThreadState* state) {
   note_request();
-  original.restore_thread(state);
+  next_restore_thread(state);
   note_acquire();
 }
 
 void acquire_thread(PyThreadState* state) {
   note_request();
-  original.acquire_thread(state);
+  next_acquire_thread(state);
   note_acquire();
 }
 
 PyGILState_STATE ensure() {
   if (!event_log::running() || PyGILState_Check()) {
-    return original.ensure(); // nested: nothing changes hands
+    return next_ensure(); // nested: nothing changes hands
   }
   note_request();
-  const PyGILState_STATE state = original.ensure();
+  const PyGILState_STATE state = next_ensure();
   note_acquire();
   return state;
 }
@@ -170,7 +148,7 @@ PyGILState_STATE ensure() {
 void release(PyGILState_STATE state) {
   // Its destructors may run Python code and open windows of their own before
   // it lets go, so the stamp is the inner witness's. This one comes last.
-  original.release(state);
+  next_release(state);
   if (state == PyGILState_UNLOCKED) {
     WriteSection r;
     if (r && (r->gil == GilState::kHolds || r->gil == GilState::kUnknown)) {
@@ -192,11 +170,11 @@ int mutex_lock(pthread_mutex_t* mutex) {
   } else {
     gil_lock::overhear_lock(mutex);
   }
-  return pthread_mutex_lock(mutex);
+  return next_mutex_lock(mutex);
 }
 
 int mutex_unlock(pthread_mutex_t* mutex) {
-  const int result = pthread_mutex_unlock(mutex);
+  const int result = next_mutex_unlock(mutex);
   if ((mutex == get(lock.mutex) || mutex == get(lock.switch_mutex)) &&
       !interpreter_calls_seen) {
     WriteSection r;
@@ -229,55 +207,29 @@ int cond_signal(pthread_cond_t* cond) {
   } else {
     gil_lock::overhear_signal(cond);
   }
-  return pthread_cond_signal(cond);
+  return next_cond_signal(cond);
 }
 
-const std::vector<got::Redirect>& redirects();
-
-template <typename F>
-void* address(F* function) {
-  return reinterpret_cast<void*>(function);
-}
-
-// Python's import of an extension module, which may bring callers of its own.
-// GIL: held or not.
-void* load_object(const char* path, int flags) {
-  void* handle = dlopen(path, flags);
-  if (handle && event_log::running()) {
-    std::lock_guard guard(patching);
-    if (installed) {
-      got::apply(redirects(), address(original.save_thread));
-    }
-  }
-  return handle;
-}
-
-const std::vector<got::Redirect>& redirects() {
-  // Only the interpreter's dlopen: that function looks at who calls it, to
-  // search the caller's RUNPATH, and the interpreter passes whole paths.
-  static const std::vector<got::Redirect> all = [] {
-    const auto& o = original;
-    const auto entry = [](const char* name, auto* function, auto* hook) {
-      return got::Redirect{name, address(function), address(hook), false};
-    };
-    const auto inner = [](const char* name, auto* function, auto* hook) {
-      return got::Redirect{name, address(function), address(hook), true};
-    };
-    return std::vector<got::Redirect>{
-        entry("PyEval_SaveThread", o.save_thread, save_thread),
-        entry("PyEval_RestoreThread", o.restore_thread, restore_thread),
-        entry("PyEval_AcquireThread", o.acquire_thread, acquire_thread),
-        entry("PyEval_ReleaseThread", o.release_thread, release_thread),
-        entry("PyGILState_Ensure", o.ensure, ensure),
-        entry("PyGILState_Release", o.release, release),
-        entry("PyThreadState_DeleteCurrent", o.delete_current, delete_current),
-        inner("pthread_mutex_lock", &pthread_mutex_lock, mutex_lock),
-        inner("pthread_mutex_unlock", &pthread_mutex_unlock, mutex_unlock),
-        inner("pthread_cond_signal", &pthread_cond_signal, cond_signal),
-        inner("dlopen", &dlopen, load_object),
-    };
-  }();
-  return all;
+redirect::Client& client() {
+  using redirect::hook;
+  static redirect::Client& client = *new redirect::Client(
+      redirect::Client::Place::kOuter,
+      {
+          hook("PyEval_SaveThread", next_save_thread, &save_thread),
+          hook("PyEval_RestoreThread", next_restore_thread, &restore_thread),
+          hook("PyEval_AcquireThread", next_acquire_thread, &acquire_thread),
+          hook("PyEval_ReleaseThread", next_release_thread, &release_thread),
+          hook("PyGILState_Ensure", next_ensure, &ensure),
+          hook("PyGILState_Release", next_release, &release),
+          hook(
+              "PyThreadState_DeleteCurrent",
+              next_delete_current,
+              &delete_current),
+          hook("pthread_mutex_lock", next_mutex_lock, &mutex_lock, true),
+          hook("pthread_mutex_unlock", next_mutex_unlock, &mutex_unlock, true),
+          hook("pthread_cond_signal", next_cond_signal, &cond_signal, true),
+      });
+  return client;
 }
 
 void watch(const GilLock& found) {
@@ -291,24 +243,19 @@ void watch(const GilLock& found) {
 
 Witnesses start(bool use_lock) {
   Witnesses witnesses;
-  if (!got::supported()) {
+  if (!redirect::supported()) {
     witnesses.missing =
         "calls cannot be redirected on this platform: the loaded objects are "
         "not ELF for x86-64 or aarch64";
     return witnesses;
   }
-  {
-    std::lock_guard guard(patching);
-    installed = true;
-    witnesses.slots = got::apply(redirects(), address(original.save_thread));
-    interpreter_calls_seen = got::covers_interpreter("PyEval_SaveThread") &&
-        got::covers_interpreter("PyEval_RestoreThread");
-  }
+  witnesses.slots = client().install();
   witnesses.entry_points = witnesses.slots > 0;
-  // Not under `patching`: a thread that holds the GIL may wait for it.
+  interpreter_calls_seen = client().covers_interpreter("PyEval_SaveThread") &&
+      client().covers_interpreter("PyEval_RestoreThread");
   static GilLock learned;
-  static const bool known =
-      gil_lock::learn(learned, original.save_thread, original.restore_thread);
+  static const bool known = gil_lock::learn(
+      learned, next_save_thread.original, next_restore_thread.original);
   witnesses.lock = use_lock && known;
   watch(witnesses.lock ? learned : GilLock{});
   if (!witnesses.lock) {
@@ -333,30 +280,11 @@ void mark_holder(int64_t time_ns) {
 }
 
 std::vector<std::string> stop() {
-  std::lock_guard guard(patching);
-  if (!installed) {
-    return {};
-  }
-  auto missed = got::missed(redirects(), address(original.save_thread));
-  got::restore();
-  installed = false;
-  return missed;
-}
-
-void before_fork() {
-  patching.lock();
-}
-
-void after_fork_in_parent() {
-  patching.unlock();
+  return client().uninstall();
 }
 
 void after_fork_in_child() {
-  if (installed) {
-    got::restore_after_fork();
-    installed = false;
-  }
-  patching.unlock();
+  client().uninstall_in_child();
 }
 
 } // namespace torchgil::gil_events

@@ -31,8 +31,6 @@ void mark_holder(int64_t time_ns);
 std::vector<std::string> stop();
 
 /// For pthread_atfork: in the child everything is put back.
-void before_fork();
-void after_fork_in_parent();
 void after_fork_in_child();
 
 } // namespace torchgil::gil_events

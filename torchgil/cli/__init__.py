@@ -13,6 +13,7 @@ __all__ = ["main", "needs"]
 COMMANDS = {
     "audit": "run a script, then say who held the GIL, and who waited",
     "watch": "run a script and name the lines that hold the GIL, as they do",
+    "run": "run a program whose main thread gets the GIL back at once",
     "compare": "threads against processes on your own model",
     "new": "start an extension of your own, whose ops release the GIL, with tests that prove it",
     "doctor": "what this machine, Python and torch mean for threads, and what torchgil can see here",

@@ -39,6 +39,7 @@ def compile_forward(
     signature: inspect.Signature | None,
     runners: int | None,
     cache_dir: str | os.PathLike[str] | None,
+    gil_priority: bool,
 ) -> PackageForward:
     """Compile an exported program, or take its package from the cache, and load it.
 
@@ -48,6 +49,7 @@ def compile_forward(
         signature: The model's own signature, if there is a model.
         runners: How many calls may run at once.
         cache_dir: Where to keep the package for the next time; `None` keeps none.
+        gil_priority: Whether a call asks for the GIL back at once.
 
     Raises:
         NotImplementedError: As for the backend "graph".
@@ -56,12 +58,15 @@ def compile_forward(
     plan(program)  # what is unsafe between threads is so here too
     manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes))
     text = manifest.dumps()
+
+    def load(path: Path) -> PackageForward:
+        return PackageForward(path, runners=runners, signature=signature, gil_priority=gil_priority)
+
     if cache_dir is None:
         with tempfile.TemporaryDirectory(
             prefix="torchgil-"
         ) as folder:  # the loader unpacks a copy of its own
-            path = _compile(program, text, Path(folder) / "model.pt2")
-            return PackageForward(path, runners=runners, signature=signature)
+            return load(_compile(program, text, Path(folder) / "model.pt2"))
     folder_path = Path(cache_dir)
     folder_path.mkdir(parents=True, exist_ok=True)
     kept = folder_path / f"{_key(program, text)}.pt2"
@@ -71,7 +76,7 @@ def compile_forward(
     if found or not kept.exists():
         with tempfile.TemporaryDirectory(prefix="torchgil-", dir=folder_path) as folder:
             os.replace(_compile(program, text, Path(folder) / kept.name), kept)  # whole, or not there
-    return PackageForward(kept, runners=runners, signature=signature)
+    return load(kept)
 
 
 def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:

@@ -16,6 +16,7 @@ from torchgil.forward.inputs import InputPlan, plan_inputs
 from torchgil.forward.instructions import plan
 from torchgil.forward.operands import Constant, Plan
 from torchgil.forward.structure import Arguments, Results
+from torchgil.priority import priority_unavailable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ def nogil(
     backend: Literal["graph", "inductor"] = "graph",
     runners: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    gil_priority: bool = True,
 ) -> Any:
     """Get a callable that runs a model's forward under one single release of the GIL.
 
@@ -55,6 +57,8 @@ def nogil(
         cache_dir: For ``"inductor"``: a folder that keeps compiled packages, so that the same graph and
             weights are compiled once. By default none is kept. Only code you trust may write there: packages
             are native code.
+        gil_priority: A call that ends beside a thread busy in Python asks for the GIL back at once, not
+            after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
     Returns:
         A callable with the model's arguments and results.
@@ -79,11 +83,18 @@ def nogil(
         )
     program, signature = exported(model, args, kwargs, dynamic_shapes)
     if backend == "graph":
-        return GraphForward(program, dynamic_shapes=dynamic_shapes, signature=signature)
+        return GraphForward(
+            program, dynamic_shapes=dynamic_shapes, signature=signature, gil_priority=gil_priority
+        )
     from torchgil.forward.inductor import compile_forward
 
     return compile_forward(
-        program, dynamic_shapes=dynamic_shapes, signature=signature, runners=runners, cache_dir=cache_dir
+        program,
+        dynamic_shapes=dynamic_shapes,
+        signature=signature,
+        runners=runners,
+        cache_dir=cache_dir,
+        gil_priority=gil_priority,
     )
 
 
@@ -105,6 +116,7 @@ class GraphForward:
         *,
         dynamic_shapes: Any = None,
         signature: inspect.Signature | None = None,
+        gil_priority: bool = True,
     ) -> None:
         self.exported_program = program
         self._plan: Plan = plan(program)
@@ -112,6 +124,7 @@ class GraphForward:
         self._dynamic_shapes = dynamic_shapes
         self._signature = signature
         self._graph = build(self._plan, self._inputs, [_weight(program, name) for name in self._plan.weights])
+        self._graph.gil_priority = gil_priority and priority_unavailable() is None
         self._run = self._graph.run
         in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
         assert in_spec is not None
@@ -146,11 +159,18 @@ class GraphForward:
         return self  # nothing in it ever changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (save(self.exported_program), self._dynamic_shapes, self._signature)
+        return (
+            _load,
+            (save(self.exported_program), self._dynamic_shapes, self._signature, self._graph.gil_priority),
+        )
 
 
-def _load(data: bytes, dynamic_shapes: Any, signature: inspect.Signature | None) -> GraphForward:
-    return GraphForward(load(data), dynamic_shapes=dynamic_shapes, signature=signature)
+def _load(
+    data: bytes, dynamic_shapes: Any, signature: inspect.Signature | None, gil_priority: bool
+) -> GraphForward:
+    return GraphForward(
+        load(data), dynamic_shapes=dynamic_shapes, signature=signature, gil_priority=gil_priority
+    )
 
 
 def _weight(program: ExportedProgram, name: str) -> torch.Tensor:

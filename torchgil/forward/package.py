@@ -17,6 +17,7 @@ from torchgil._build import C
 from torchgil.forward.graph import add_checks
 from torchgil.forward.manifest import METADATA_KEY, Manifest
 from torchgil.forward.structure import Arguments, Results
+from torchgil.priority import priority_unavailable
 from torchgil.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ __all__ = ["PackageForward", "damage", "load_package"]
 _FOLDER = "data/aotinductor/"
 
 
-def load_package(path: str | os.PathLike[str], *, runners: int | None = None) -> PackageForward:
+def load_package(
+    path: str | os.PathLike[str], *, runners: int | None = None, gil_priority: bool = True
+) -> PackageForward:
     """Load an AOTInductor package (``.pt2``) that runs without the GIL, in as many threads as it has runners.
 
     A package is native code, and becomes part of this process: load only what you trust. Its checksums are
@@ -38,6 +41,8 @@ def load_package(path: str | os.PathLike[str], *, runners: int | None = None) ->
         path: What :func:`torch._inductor.aoti_compile_and_package` wrote.
         runners: How many calls may run at once; they share one copy of the constants. By default the usable
             cores. Further callers wait, without the GIL.
+        gil_priority: A call that ends beside a thread busy in Python asks for the GIL back at once, not
+            after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
     Returns:
         A callable with the model's arguments and results. A package that :func:`torchgil.nogil` made checks
@@ -55,7 +60,7 @@ def load_package(path: str | os.PathLike[str], *, runners: int | None = None) ->
         Traceback (most recent call last):
         FileNotFoundError: load_package: there is no file 'model.pt2'
     """
-    return PackageForward(path, runners=runners)
+    return PackageForward(path, runners=runners, gil_priority=gil_priority)
 
 
 class PackageForward:
@@ -72,7 +77,12 @@ class PackageForward:
     backend = "inductor"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, runners: int | None = None, signature: Any = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        runners: int | None = None,
+        signature: Any = None,
+        gil_priority: bool = True,
     ) -> None:
         self.runners = usable_cores() if runners is None else runners
         if self.runners < 1:
@@ -80,6 +90,7 @@ class PackageForward:
         self.path = os.fspath(path)
         self.metadata = _inspect(Path(path))
         self._package = C.Package(self.path, "model", self.runners)
+        self._package.gil_priority = gil_priority and priority_unavailable() is None
         in_spec, out_spec = map(pytree.treespec_loads, self._package.call_spec())
         text = self.metadata.get(METADATA_KEY)
         self.checked = text is not None

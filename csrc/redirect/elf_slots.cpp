@@ -1,13 +1,13 @@
-// csrc/tracing/elf_slots.cpp: reads the relocations of loaded ELF objects.
-#include "tracing/elf_slots.h"
+// csrc/redirect/elf_slots.cpp: reads the relocations of loaded ELF objects.
+#include "redirect/elf_slots.h"
 
-#ifdef TORCHGIL_GOT
+#ifdef TORCHGIL_ELF
 #include <elf.h>
 
 #include <algorithm>
 #include <cstring>
 
-namespace torchgil::got {
+namespace torchgil::redirect {
 namespace {
 
 #if defined(__x86_64__)
@@ -27,35 +27,33 @@ T* at(const Object& object, uintptr_t address) {
       address < object.base ? object.base + address : address);
 }
 
-void scan_relocations(
-    ScannedObject& scanned,
+void read_relocations(
+    std::vector<Slot>& slots,
+    const Object& object,
     const ElfW(Rela) * rela,
     size_t count,
-    const ElfW(Sym) * symbols,
+    const ElfW(Sym) * table,
     const char* strings,
-    const std::vector<Redirect>& redirects) {
+    const std::vector<Symbol>& symbols,
+    bool is_interpreter) {
   for (size_t i = 0; i < count; ++i) {
     const auto type = ELF64_R_TYPE(rela[i].r_info);
-    const auto symbol = ELF64_R_SYM(rela[i].r_info);
-    if (symbol == 0 ||
-        (type != kJumpSlot && type != kGlobDat && type != kDataPointer)) {
+    const auto entry = ELF64_R_SYM(rela[i].r_info);
+    if (entry == 0 ||
+        (type != kJumpSlot && type != kGlobDat && type != kDataPointer) ||
+        (type == kDataPointer && rela[i].r_addend != 0)) {
       continue;
     }
-    const char* name = strings + symbols[symbol].st_name;
+    const char* name = strings + table[entry].st_name;
     if (name[0] != 'P' && name[0] != 'p' && name[0] != 'd') {
       continue; // Py..., pthread_..., dlopen: a quick refusal of the rest
     }
-    for (const auto& r : redirects) {
-      if ((!r.interpreter_only || scanned.interpreter) &&
-          std::strcmp(name, r.symbol) == 0 &&
-          !(type == kDataPointer && rela[i].r_addend != 0)) {
-        scanned.slots.push_back(
-            {reinterpret_cast<void**>(scanned.object.base + rela[i].r_offset),
-             r.symbol,
-             r.original,
-             r.replacement,
-             nullptr,
-             -1,
+    for (size_t s = 0; s < symbols.size(); ++s) {
+      if ((!symbols[s].interpreter_only || is_interpreter) &&
+          std::strcmp(name, symbols[s].name) == 0) {
+        slots.push_back(
+            {reinterpret_cast<void**>(object.base + rela[i].r_offset),
+             s,
              type == kDataPointer});
       }
     }
@@ -64,14 +62,11 @@ void scan_relocations(
 
 } // namespace
 
-ScannedObject scan(
+std::vector<Slot> find_slots(
     const Object& object,
-    const std::vector<Redirect>& redirects,
-    void* inside_interpreter) {
-  ScannedObject scanned{
-      object,
-      object.contains(reinterpret_cast<uintptr_t>(inside_interpreter)),
-      {}};
+    const std::vector<Symbol>& symbols,
+    bool is_interpreter) {
+  std::vector<Slot> slots;
   const ElfW(Dyn)* dynamic = nullptr;
   for (int i = 0; i < object.phdr_count; ++i) {
     if (object.phdr[i].p_type == PT_DYNAMIC) {
@@ -107,49 +102,26 @@ ScannedObject scan(
     }
   }
   if (!symtab || !strtab) {
-    return scanned;
+    return slots;
   }
-  const auto* symbols = at<const ElfW(Sym)>(object, symtab);
+  const auto* table = at<const ElfW(Sym)>(object, symtab);
   const auto* strings = at<const char>(object, strtab);
   constexpr size_t kEntry = sizeof(ElfW(Rela));
+  const auto read = [&](const ElfW(Rela)* entries, size_t count) {
+    read_relocations(
+        slots, object, entries, count, table, strings, symbols, is_interpreter);
+  };
   if (jmprel) {
-    scan_relocations(
-        scanned,
-        at<const ElfW(Rela)>(object, jmprel),
-        jmprel_size / kEntry,
-        symbols,
-        strings,
-        redirects);
+    read(at<const ElfW(Rela)>(object, jmprel), jmprel_size / kEntry);
   }
   if (rela) { // the relative ones come first and name no symbol
-    scan_relocations(
-        scanned,
+    read(
         at<const ElfW(Rela)>(object, rela) + relative_count,
-        rela_size / kEntry - std::min(relative_count, rela_size / kEntry),
-        symbols,
-        strings,
-        redirects);
+        rela_size / kEntry - std::min(relative_count, rela_size / kEntry));
   }
-  return scanned;
+  return slots;
 }
 
-LoadedObjects loaded_objects() {
-  LoadedObjects result;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* out) {
-        auto& result = *static_cast<LoadedObjects*>(out);
-        result.unloaded = info->dlpi_subs;
-        result.objects.push_back(
-            {info->dlpi_addr,
-             info->dlpi_phdr,
-             info->dlpi_phnum,
-             info->dlpi_name ? info->dlpi_name : ""});
-        return 0;
-      },
-      &result);
-  return result;
-}
-
-} // namespace torchgil::got
+} // namespace torchgil::redirect
 
 #endif

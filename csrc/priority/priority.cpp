@@ -1,0 +1,232 @@
+// csrc/priority/priority.cpp: the early answer to the interpreter's wait.
+//
+// A thread that wants the GIL and finds it taken waits, in the interpreter's
+// take_gil(), for one switch interval; only when that time is out does it ask
+// the holder to give way. For a thread with priority the first of these waits
+// is answered with ETIMEDOUT at once, and the interpreter does the rest itself:
+// it asks, and waits on. No interval is changed and no timer is used.
+//
+// Where more threads wait, the one that the holder wakes may be another. So a
+// thread that has asked waits at a condition of its own, and is woken beside,
+// and before, the one whose turn it is. Should it come too late all the same,
+// it asks the new holder.
+//
+// Only the way back from a release window is treated so. A thread that was
+// forced to switch waits like any other, or two busy threads would do nothing
+// but switch. What tells one from the other are the entry points that end a
+// window: they set a mark, and the wait looks for it.
+#include <Python.h>
+
+#include "priority/priority.h"
+
+#include "priority/mark.h"
+#include "redirect/redirect.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+
+namespace torchgil::priority {
+namespace {
+
+redirect::Next next_wait(&pthread_cond_timedwait);
+redirect::Next next_signal(&pthread_cond_signal);
+redirect::Next next_restore_thread(&PyEval_RestoreThread);
+redirect::Next next_acquire_thread(&PyEval_AcquireThread);
+redirect::Next next_ensure(&PyGILState_Ensure);
+
+std::atomic<uint64_t> answered{0};
+
+// Null in a thread that never had priority, and once it is ending.
+constinit thread_local std::atomic<int64_t>* depth = nullptr;
+
+// The thread's own, shared with the blocks that it is in: one of them may end
+// on another thread, as a generator's that is collected there.
+struct OwnDepth {
+  Depth shared = std::make_shared<std::atomic<int64_t>>(0);
+  OwnDepth() {
+    depth = shared.get();
+  }
+  ~OwnDepth() {
+    depth = nullptr;
+  }
+};
+
+bool thread_has_priority() {
+  return depth && depth->load(std::memory_order_relaxed) > 0;
+}
+
+/// A thread with priority that has asked and waits, on its stack.
+struct Waiter {
+  pthread_cond_t woken;
+  Waiter* next = nullptr;
+};
+
+// The condition that a release of the GIL signals. Of one GIL alone: with
+// several, those of sub-interpreters, the others' threads wait in line.
+std::atomic<pthread_cond_t*> gil_cond{nullptr};
+Waiter* first_waiter = nullptr; // under the GIL's mutex, as is every change
+
+int wait_first(
+    pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
+  pthread_cond_t* known = nullptr;
+  if (!gil_cond.compare_exchange_strong(known, cond) && known != cond) {
+    return next_wait(cond, mutex, until);
+  }
+  Waiter self;
+  pthread_condattr_t clock; // the interpreter's own
+  pthread_condattr_init(&clock);
+  pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+  pthread_cond_init(&self.woken, &clock);
+  Waiter** place = &first_waiter;
+  while (*place) {
+    place = &(*place)->next;
+  }
+  *place = &self;
+  const int result = next_wait(&self.woken, mutex, until);
+  place = &first_waiter;
+  while (*place != &self) {
+    place = &(*place)->next;
+  }
+  *place = self.next;
+  pthread_cond_destroy(&self.woken);
+  return result;
+}
+
+// The interpreter calls these with the GIL's mutex held, the first in
+// take_gil() alone. GIL: not held; being let go.
+
+int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
+  switch (mark) {
+    case Mark::kAsk:
+      mark = Mark::kAsked;
+      answered.fetch_add(1, std::memory_order_relaxed);
+      return ETIMEDOUT;
+    case Mark::kAsked:
+      mark = Mark::kAsk;
+      return wait_first(cond, mutex, until);
+    default:
+      return next_wait(cond, mutex, until);
+  }
+}
+
+int signal(pthread_cond_t* cond) {
+  if (cond == gil_cond.load(std::memory_order_relaxed) && first_waiter) {
+    next_signal(&first_waiter->woken);
+  }
+  return next_signal(cond);
+}
+
+// The threads that waited stayed in the parent.
+const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { first_waiter = nullptr; });
+
+// The entry points that end a window. GIL: as the function of the same name has
+// it. No noexcept: at interpreter exit these end the thread by unwinding it.
+
+void restore_thread(PyThreadState* state) {
+  if (!thread_has_priority()) {
+    return next_restore_thread(state);
+  }
+  mark = Mark::kAsk;
+  next_restore_thread(state);
+  mark = Mark::kNone;
+}
+
+void acquire_thread(PyThreadState* state) {
+  if (!thread_has_priority()) {
+    return next_acquire_thread(state);
+  }
+  mark = Mark::kAsk;
+  next_acquire_thread(state);
+  mark = Mark::kNone;
+}
+
+PyGILState_STATE ensure() {
+  if (!thread_has_priority()) {
+    return next_ensure();
+  }
+  mark = Mark::kAsk;
+  const PyGILState_STATE state = next_ensure();
+  mark = Mark::kNone;
+  return state;
+}
+
+redirect::Client& wait_client = *new redirect::Client(
+    redirect::Client::Place::kInner,
+    {
+        redirect::hook("pthread_cond_timedwait", next_wait, &wait, true),
+        redirect::hook("pthread_cond_signal", next_signal, &signal, true),
+    });
+
+redirect::Client& entry_points = *new redirect::Client(
+    redirect::Client::Place::kInner,
+    {
+        redirect::hook(
+            "PyEval_RestoreThread", next_restore_thread, &restore_thread),
+        redirect::hook(
+            "PyEval_AcquireThread", next_acquire_thread, &acquire_thread),
+        redirect::hook("PyGILState_Ensure", next_ensure, &ensure),
+    });
+
+const char* redirect_wait_once() {
+#ifdef Py_GIL_DISABLED
+  return "this build of Python has no GIL";
+#else
+  if (!redirect::supported()) {
+    return "calls cannot be redirected on this platform: the loaded objects "
+           "are not ELF for x86-64 or aarch64";
+  }
+  wait_client.install();
+  if (fork_handler != 0 ||
+      !wait_client.covers_interpreter("pthread_cond_timedwait") ||
+      !wait_client.covers_interpreter("pthread_cond_signal")) {
+    wait_client.uninstall();
+    return "this interpreter does not wait for the GIL in a call of "
+           "pthread_cond_timedwait that can be redirected";
+  }
+  return nullptr;
+#endif
+}
+
+// Calls of the interpreter's dlopen are followed; what was loaded otherwise is
+// added when a thread enters. Both GIL: held.
+unsigned long long objects_known = 0;
+
+void redirect_entry_points() {
+  const auto loaded = redirect::objects_ever_loaded();
+  if (loaded != objects_known) {
+    entry_points.install();
+    objects_known = loaded;
+  }
+}
+
+} // namespace
+
+const char* redirect_wait() {
+  static const char* const why_not = redirect_wait_once();
+  return why_not;
+}
+
+Depth enter() {
+  if (redirect_wait() == nullptr) {
+    redirect_entry_points();
+  }
+  static thread_local OwnDepth own;
+  ++*own.shared;
+  return own.shared;
+}
+
+void leave(const Depth& entered) {
+  --*entered;
+}
+
+bool has_priority() {
+  return thread_has_priority();
+}
+
+uint64_t answers() {
+  return answered.load(std::memory_order_relaxed);
+}
+
+} // namespace torchgil::priority

@@ -1,0 +1,32 @@
+// csrc/priority/priority.h: threads that get the GIL back at once.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace torchgil::priority {
+
+/// Redirects the interpreter's timed wait, for Windows with priority. Once
+/// done it stays: a thread without priority pays one thread-local load for each
+/// wait. Returns why it cannot be done, or null.
+const char* redirect_wait();
+
+/// How many blocks with priority a thread is in.
+using Depth = std::shared_ptr<std::atomic<int64_t>>;
+
+/// The calling thread has priority from now on, until leave() was called as
+/// often. The first call of the process redirects, and a later one adds the
+/// objects loaded meanwhile. GIL: held.
+Depth enter();
+
+/// Ends what enter() began; any thread may call it, at any time.
+void leave(const Depth& depth);
+
+/// Whether the calling thread has priority.
+bool has_priority();
+
+/// How many waits of all threads were answered at once: the tests' witness.
+uint64_t answers();
+
+} // namespace torchgil::priority

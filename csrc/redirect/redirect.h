@@ -1,0 +1,102 @@
+// csrc/redirect/redirect.h: calls of loaded ELF objects, redirected for a time.
+//
+// Objects call each other's functions through tables of addresses that the
+// loader fills in. Writing another address there redirects the call: exactly,
+// in every loaded object, and until the address is put back. Several clients
+// may redirect one function at the same time; they come and go in any order.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace torchgil::redirect {
+
+/// The function that a replacement calls in turn: the next client's
+/// replacement, or the function itself. Our own calls are redirected, too, so
+/// it is always called through this.
+template <typename F>
+class Next {
+ public:
+  explicit Next(F* function)
+      : original(function), address(reinterpret_cast<void*>(function)) {}
+  template <typename... Args>
+  auto operator()(Args... args) const {
+    return reinterpret_cast<F*>(address.load(std::memory_order_relaxed))(
+        args...);
+  }
+
+  F* const original;
+  std::atomic<void*> address;
+};
+
+/// One function whose callers are to reach `replacement` instead.
+struct Hook {
+  const char* symbol;
+  void* original;
+  void* replacement;
+  std::atomic<void*>* next;
+  /// Redirect only the interpreter's own calls (libpython, or a static
+  /// `python`), not those of every loaded object.
+  bool interpreter_only;
+};
+
+template <typename F, typename R>
+Hook hook(
+    const char* symbol,
+    Next<F>& next,
+    R* replacement,
+    bool interpreter_only = false) {
+  static_assert(std::is_convertible_v<F*, R*>); // noexcept may be dropped
+  return {
+      symbol,
+      reinterpret_cast<void*>(next.original),
+      reinterpret_cast<void*>(replacement),
+      &next.address,
+      interpreter_only};
+}
+
+/// True where the loaded objects are ELF and their tables can be found.
+bool supported();
+
+/// What one part of the program redirects. Lives as long as the process.
+/// All functions may be called from any thread, with or without the GIL.
+class Client {
+ public:
+  /// Where two clients redirect one function, the outer one is called first.
+  enum class Place { kOuter, kInner };
+
+  Client(Place place, std::vector<Hook> hooks)
+      : place(place), hooks(std::move(hooks)) {}
+
+  /// Redirects the hooks' functions in all objects that are loaded now, and in
+  /// those that the interpreter loads later. Called again, it adds what was
+  /// loaded otherwise. Returns how many slots lead here.
+  int install();
+
+  /// Puts back what this client redirected. Returns the names of loaded objects
+  /// whose calls stayed unseen: another tool holds the slot, or the object was
+  /// loaded past the interpreter and after the last install().
+  std::vector<std::string> uninstall();
+
+  /// As uninstall(), in the child of a fork: asks nothing of the loader, whose
+  /// lock a thread that stayed in the parent may have.
+  void uninstall_in_child();
+
+  /// True if the interpreter's own calls of `symbol` lead here.
+  bool covers_interpreter(const char* symbol) const;
+
+  const Place place;
+  const std::vector<Hook> hooks;
+
+ private:
+  void take_out();
+  bool installed_ = false;
+};
+
+/// How many objects were ever loaded: another number than before means that
+/// install() may have something to add. Costs a walk of the loader's list.
+unsigned long long objects_ever_loaded();
+
+} // namespace torchgil::redirect

@@ -177,7 +177,7 @@ def test_the_busy_thread_ends_with_its_block_even_by_an_exception():
 
 
 def row(p50_s: float, takes: float | None = None) -> contention.ContentionRow:
-    return contention.ContentionRow("torch.add", 4, 100, 2e-6, p50_s, 0.011, 0.5, takes)
+    return contention.ContentionRow("torch.add", 4, 100, 2e-6, p50_s, 0.011, 0.5, takes, 0.9)
 
 
 def test_a_switch_interval_is_bad_and_the_count_is_shown_only_where_there_is_one():

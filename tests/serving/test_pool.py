@@ -113,6 +113,17 @@ def test_numbers_below_one_are_refused(arguments):
         torchgil.ThreadPool(1.5)
 
 
+def test_workers_can_have_priority_for_the_gil():
+    from torchgil._build import C
+
+    with torchgil.ThreadPool(1, gil_priority=True, inference_mode=True) as pool:
+        assert pool.submit(C.has_priority).result()
+        assert pool.submit(torch.is_inference_mode_enabled).result()
+    with torchgil.ThreadPool(1) as pool:
+        assert not pool.submit(C.has_priority).result()
+    assert not C.has_priority()
+
+
 def test_workers_can_stand_under_inference_mode():
     with torchgil.ThreadPool(1, inference_mode=True) as pool:
         assert pool.submit(torch.is_inference_mode_enabled).result()

@@ -34,6 +34,12 @@ def test_reports_what_is_so(facts: dict[str, Any]) -> None:
     assert facts["openmp_runtimes"], "torch on CPU brings one"
 
 
+def test_says_whether_priority_can_be_had(facts: dict[str, Any]) -> None:
+    assert "gil_priority()    works here" in doctor.render(facts)
+    text = doctor.render({**facts, "gil_priority_unavailable": "the moon is full"})
+    assert "does nothing here: the moon is full" in text
+
+
 def test_each_witness_is_tried_and_works_here(facts: dict[str, Any]) -> None:
     assert facts["witnesses"] == {
         "releases and acquires of the GIL": True,

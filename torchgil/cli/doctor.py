@@ -71,14 +71,17 @@ def examine() -> dict[str, Any]:
         "extension_error": None,
         "wakeup_p50_s": None,
         "wakeup_p99_s": None,
+        "gil_priority_unavailable": None,
         "witnesses": {},
         "notes": [],
     }
     try:
+        from torchgil.priority import priority_unavailable
         from torchgil.tracing import wakeup_latency
     except ImportError as error:
         facts["extension_error"] = str(error)
         return facts
+    facts["gil_priority_unavailable"] = priority_unavailable()
     latency = wakeup_latency(1000)
     facts.update(wakeup_p50_s=latency.p50_s, wakeup_p99_s=latency.p99_s)
     facts["witnesses"], facts["notes"] = _try_witnesses(gil)
@@ -211,6 +214,8 @@ def render(facts: dict[str, Any]) -> str:
             f"a release over {p50} beside a busy Python thread mostly costs a switch interval, {interval}"
         )
         lines.append(("", meaning))
+        why_not = facts["gil_priority_unavailable"]
+        lines.append(("gil_priority()", f"does nothing here: {why_not}" if why_not else "works here"))
     for name, works in facts["witnesses"].items():
         lines.append(("seen here" if works else "NOT seen here", name))
     lines += [("note", note) for note in facts["notes"]]

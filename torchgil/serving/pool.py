@@ -12,12 +12,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from torchgil.priority import GilPriority
 from torchgil.serving.calls import Call, CallLedger
 from torchgil.serving.process import HomeProcess
 from torchgil.serving.stats import PoolStats
@@ -28,7 +30,7 @@ __all__ = ["ThreadPool"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_thread = threading.local()  # keeps a worker's inference mode entered for as long as the worker lives
+_thread = threading.local()  # keeps what a worker entered for as long as the worker lives
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -47,6 +49,8 @@ class ThreadPool(ThreadPoolExecutor):
         intra_op_threads: Threads one op may use in a worker; by default `max(1, cores // workers)`.
         inference_mode: True: each worker is under `torch.inference_mode()`.
         pin: True: worker i keeps to `intra_op_threads` cores of its own (Linux).
+        gil_priority: True: each worker gets the GIL back at once after an op, beside threads that are busy
+            in Python (:func:`torchgil.gil_priority`).
         initializer: Called in each worker after the settings above. Where it raises, the pool is broken, as
             with `ThreadPoolExecutor`.
         initargs: Arguments for `initializer`.
@@ -73,6 +77,7 @@ class ThreadPool(ThreadPoolExecutor):
         intra_op_threads: int | None = None,
         inference_mode: bool = False,
         pin: bool = False,
+        gil_priority: bool = False,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         thread_name_prefix: str = "torchgil-worker",
@@ -101,7 +106,8 @@ class ThreadPool(ThreadPoolExecutor):
         self._home = HomeProcess("ThreadPool")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
-        settings = (self._intra_op_threads, inference_mode, sorted(os.sched_getaffinity(0)) if pin else None)
+        kept = [torch.inference_mode] * inference_mode + [GilPriority] * gil_priority
+        settings = (self._intra_op_threads, kept, sorted(os.sched_getaffinity(0)) if pin else None)
         super().__init__(
             self._workers,
             thread_name_prefix,
@@ -223,7 +229,7 @@ def _start_worker(
     ledger: CallLedger,
     indices: Iterator[int],
     intra_op_threads: int,
-    inference_mode: bool,
+    kept: Sequence[Callable[[], AbstractContextManager[Any]]],
     cores: Sequence[int] | None,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
@@ -236,9 +242,9 @@ def _start_worker(
             width = min(intra_op_threads, len(cores))
             os.sched_setaffinity(0, {cores[(first + i) % len(cores)] for i in range(width)})
         set_own_intra_op_threads(intra_op_threads)
-        if inference_mode:
-            _thread.inference_mode = torch.inference_mode()
-            _thread.inference_mode.__enter__()
+        _thread.kept = [make() for make in kept]
+        for context in _thread.kept:
+            context.__enter__()
         if initializer is not None:
             initializer(*initargs)
     except BaseException:

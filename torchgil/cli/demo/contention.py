@@ -6,13 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchgil.ops import adaptive, held, released
+from torchgil.priority import gil_priority
 from torchgil.threads import intra_op_threads
 from torchgil.tracing import WakeupLatency, trace, wakeup_latency
 
@@ -38,6 +39,7 @@ class ContentionRow:
             away and had to wait for it.
         takes: How often one call takes the GIL, counted by the trace while alone;
             None where it cannot be counted.
+        busy_kept: What the busy thread did meanwhile, over what it does with nobody beside it.
     """
 
     call: str
@@ -48,6 +50,7 @@ class ContentionRow:
     p99_s: float
     lost: float
     takes: float | None
+    busy_kept: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,13 @@ class _Call:
     name: str
     fn: Callable[[torch.Tensor, torch.Tensor], Any]
     keep: bool
+    priority: bool = False
 
 
 def _calls() -> tuple[_Call, ...]:
     return (
         _Call("torch.add, freed", torch.add, keep=False),
+        _Call("with gil_priority()", torch.add, keep=False, priority=True),
         _Call("torch.add", torch.add, keep=True),
         _Call("torch.ops.aten.add", torch.ops.aten.add.Tensor, keep=True),
         _Call("released.add", released.add, keep=True),
@@ -78,22 +83,22 @@ def _calls() -> tuple[_Call, ...]:
 
 
 @contextmanager
-def busy_thread() -> Iterator[None]:
-    """One other thread runs Python bytecode for as long as the block lasts."""
+def busy_thread() -> Iterator[list[int]]:
+    """One other thread counts in Python for as long as the block lasts: how far, stands in the list."""
     stop = False
     running = threading.Event()
+    counted = [0]
 
     def run() -> None:
         running.set()
-        count = 0
         while not stop:
-            count += 1
+            counted[0] += 1
 
     thread = threading.Thread(target=run, name="torchgil-demo-busy", daemon=True)
     thread.start()
     running.wait()
     try:
-        yield
+        yield counted
     finally:
         stop = True
         thread.join()
@@ -112,20 +117,31 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
     wake_up = wakeup_latency()
     rows = []
     with intra_op_threads(1):
+        with busy_thread() as counted:
+            since = time.perf_counter()
+            time.sleep(seconds / 2)
+            free = counted[0] / (time.perf_counter() - since)
         for size in SIZES:
             a, b = torch.randn(size, size), torch.randn(size, size)
             for call in _calls():
                 progress(f"beside a busy thread: {call.name} {size}x{size}")
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
-                with busy_thread():
+                with busy_thread() as counted, gil_priority() if call.priority else nullcontext():
+                    since = time.perf_counter()
                     beside = _times(call, a, b, calls, seconds, [])
-                rows.append(_row(call, size, alone, beside, _takes(call, a, b)))
+                    kept = counted[0] / (time.perf_counter() - since)
+                rows.append(_row(call, size, alone, beside, _takes(call, a, b), kept / free))
     return Contention(sys.getswitchinterval(), wake_up, tuple(rows))
 
 
 def _row(
-    call: _Call, size: int, alone: list[float], beside: list[float], takes: float | None
+    call: _Call,
+    size: int,
+    alone: list[float],
+    beside: list[float],
+    takes: float | None,
+    busy_kept: float,
 ) -> ContentionRow:
     limit = sys.getswitchinterval() / 2
     return ContentionRow(
@@ -137,6 +153,7 @@ def _row(
         _quantile(beside, 0.99),
         sum(took > limit for took in beside) / len(beside),
         takes,
+        busy_kept,
     )
 
 

@@ -133,20 +133,23 @@ def contention(result: Contention) -> list[Line]:
     )
     counted = any(row.takes is not None for row in result.rows)
     takes = f"{'takes':>7}" if counted else ""
-    lines.append([Part(f"   {'':30}{'alone':>9}{'beside it':>11}{'p99':>9}{'lost':>6}{takes}", DIM)])
+    lines.append(
+        [Part(f"   {'':30}{'alone':>9}{'beside it':>11}{'p99':>9}{'lost':>6}{'it keeps':>10}{takes}", DIM)]
+    )
     previous = 0
     for row in result.rows:
         label = f"{row.size}x{row.size}" if row.size != previous else ""
         line = [
             Part(f"   {label:8}{row.call:22}{duration(row.alone_p50_s):>9}"),
             Part(f"{duration(row.p50_s):>11}", _wait_style(row, interval)),
-            Part(f"{duration(row.p99_s):>9}{row.lost:>6.0%}"),
+            Part(f"{duration(row.p99_s):>9}{row.lost:>6.0%}{row.busy_kept:>10.0%}"),
         ]
         if counted:
             line.append(Part("" if row.takes is None else f"{row.takes:>7.1f}"))
         lines.append(line)
         previous = row.size
-    lines.append([Part("   Medians; results kept but where freed. lost: calls that waited for it.", DIM)])
+    lines.append([Part("   Medians; results kept but in the first two rows. lost: calls that waited.", DIM)])
+    lines.append([Part("   it keeps: what the busy thread did meanwhile, of what it does undisturbed.", DIM)])
     if counted:
         lines.append([Part("   takes: how often a call takes the GIL, counted by torchgil.trace().", DIM)])
     return lines

@@ -13,6 +13,7 @@ COLOURS = {
     "released": "#009e73",
     "adaptive": "#0072b2",
     "torch.ops": "#7f7f7f",
+    "with gil_priority()": "#cc79a7",
 }
 INK, FAINT = "#222222", "#8a8a8a"
 
@@ -159,7 +160,7 @@ def _contention(figure: Any, section: dict[str, Any]) -> None:
     for axes, size in zip(panels, sizes, strict=True):
         rows = [row for row in section["rows"] if row["size"] == size][::-1]
         for y, row in enumerate(rows):
-            colour = COLOURS.get(row["call"].split(".")[0], COLOURS["torch.ops"])
+            colour = COLOURS.get(row["call"], COLOURS.get(row["call"].split(".")[0], COLOURS["torch.ops"]))
             axes.plot([row["alone_p50_s"], row["p99_s"]], [y, y], color=colour, lw=2, alpha=0.35)
             axes.plot(row["alone_p50_s"], y, "o", mfc="white", mec=colour, mew=1.6, ms=8)
             axes.plot(row["p50_s"], y, "o", color=colour, ms=9)

@@ -140,8 +140,8 @@ class Clients:
             self.outputs = make_model()(self.inputs)
         self.bodies = [bytes(row.numpy()) for row in self.inputs]
 
-    async def load(self, seconds: float, kill_after: float | None = None) -> Load:
-        """Ask for `seconds`; after `kill_after` of them kill a replica that has answered."""
+    async def load(self, seconds: float, victim: int | None = None) -> Load:
+        """Ask for `seconds`; after half of them kill the process `victim`."""
         load = Load()
         begun = time.monotonic()
         connector = aiohttp.TCPConnector(limit=0)
@@ -153,12 +153,11 @@ class Clients:
                     await self.ask(session, load)
 
             async def kill() -> None:
-                await asyncio.sleep(kill_after or 0)
-                os.kill(min(load.replicas), signal.SIGKILL)
+                if victim is not None:
+                    await asyncio.sleep(seconds / 2)
+                    os.kill(victim, signal.SIGKILL)
 
-            await asyncio.gather(
-                *[client() for _ in range(self.clients)], *([kill()] if kill_after is not None else [])
-            )
+            await asyncio.gather(kill(), *[client() for _ in range(self.clients)])
         load.wall_s = time.monotonic() - begun
         written = collections.Counter(
             number for file in self.journal.iterdir() for number in file.read_text().split()
@@ -201,7 +200,7 @@ def measure(deployment: Any, port: int, clients: int, seconds: float) -> dict[st
             quiet = asyncio.run(ask.load(seconds))
             processes = [psutil.Process(pid) for pid in quiet.replicas]
             memory = [process.memory_full_info() for process in processes]
-            killed = asyncio.run(ask.load(seconds, kill_after=seconds / 2))
+            killed = asyncio.run(ask.load(seconds, min(quiet.replicas)))
         finally:
             serve.delete("default")
     percentiles = statistics.quantiles(quiet.latencies_s, n=100)

@@ -49,7 +49,7 @@ LAYERS = [
 MAY_TOUCH_C = {"_build", "priority", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
-    {"recording"},
+    {"recording", "extension"},  # the latter: of what a call is, not of the trace
     {"states", "figures"},
     {"numbers", "text", "timeline"},
     {"report"},

@@ -118,6 +118,14 @@ def test_exporting_a_served_model_itself_fails() -> None:
     run_in_child(code)
 
 
+def exported(model: nn.Module) -> torch.export.ExportedProgram:
+    """By torch alone; skips the test where this release refuses attributes that change in the forward."""
+    try:
+        return torch.export.export(model, (X,))
+    except ValueError as error:
+        pytest.skip(f"torch {torch.__version__} does not export it: {error}")
+
+
 def hooked() -> nn.Module:
     model = Net()
     model.stats = {"calls": 0}  # type: ignore[assignment]
@@ -180,7 +188,8 @@ def test_a_copy_shares_every_tensor_and_gives_the_same_program(name: str) -> Non
     assert not {id(m) for m in ours} & {id(m) for m in twin.modules()}
     weights = {n: id(t) for n, t in (*model.named_parameters(), *model.named_buffers())}
     assert weights == {n: id(t) for n, t in (*twin.named_parameters(), *twin.named_buffers())}
-    forward, itself = torchgil.nogil(model, (X,)), torch.export.export(model, (X,))
+    itself = exported(model)
+    forward = torchgil.nogil(model, (X,))
     assert forward.exported_program.graph_module.code == itself.graph_module.code
     assert_same(forward(X), want)
     with torch.no_grad():
@@ -212,6 +221,7 @@ def test_what_the_trace_changes_is_changed_in_the_copy_alone() -> None:
             self.seen.append(x.shape)
             return super().forward(x)
 
+    exported(net(Counts))
     model = net(Counts)
     forward = torchgil.nogil(model, (X,))
     assert model.seen == []

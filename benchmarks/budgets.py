@@ -26,7 +26,7 @@ def of_row(figure: str, factor: float = 1, **wanted: Any) -> Callable[[list[Any]
     """A figure of the one row with these values, times `factor`."""
 
     def find(rows: list[Any]) -> Spread:
-        (found,) = [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
+        found = of_row_whole(rows, **wanted)
         return {key: found[figure][key] * factor for key in ("median", "min", "max")}
 
     return find
@@ -87,6 +87,30 @@ def over_processes(key: str, *, batching: bool = False) -> Callable[[list[Any]],
     return figure
 
 
+def asked_late(rows: list[Any]) -> Spread:
+    """Microseconds from a thread's asking to its having the GIL, less what a wake-up takes."""
+    row = of_row_whole(rows, work="reacquire", way="priority")
+    return single(1e6 * (row["p50_s"]["median"] - row["wakeup_p50_s"]["median"]))
+
+
+def left_to_the_busy(rows: list[Any]) -> Spread:
+    """The busy threads' progress beside priority, over that beside the short interval: the worst crowd's."""
+    crowds = {(r["work"], r["workers"], r["busy"]) for r in rows if r["way"] == "interval"}
+    kept = []
+    for work, workers, busy in crowds:
+        at = {"work": work, "workers": workers, "busy": busy}
+        with_priority, by_interval = (
+            of_row_whole(rows, way=way, **at)["busy_per_s"]["median"] for way in ("priority", "interval")
+        )
+        kept.append(with_priority / by_interval)
+    return single(min(kept))
+
+
+def of_row_whole(rows: list[Any], **wanted: Any) -> Any:
+    (found,) = [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
+    return found
+
+
 def _median(spread: Spread) -> float:
     return spread["median"]
 
@@ -138,6 +162,18 @@ BUDGETS = [
            forward("inductor", _two_over_one, _one)),
     Budget("forward", "the interpreter's own cost of an instruction", True, 150, " ns",
            lambda rows: single(1e9 * rows["about"]["overhead"]["view_interpreter_s"])),
+    Budget("priority", "getting the GIL back with priority, p50 less a wake-up's", True, 30, " us",
+           asked_late),
+    Budget("priority", "eager forward with `gil_priority()` beside a busy thread, over alone", True, 2.5, "x",
+           of_row("ratio", work="eager", way="priority", workers=1, busy=1)),
+    Budget("priority", "training step, likewise", True, 2.5, "x",
+           of_row("ratio", work="step", way="priority", workers=1, busy=1)),
+    Budget("priority", "`nogil` beside a busy thread, p50 over that alone", True, 1.2, "x",
+           of_row("ratio", work="nogil", way="priority", workers=1, busy=1)),
+    Budget("priority", "eager forward alone, with priority over without", True, 1.01, "x",
+           of_row("on_over_off", work="eager", way="off and on")),
+    Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst crowd", False,
+           0.5, "x", left_to_the_busy),
     Budget("batching", "`Batcher` from threads, rows over a loop of single calls", False, 2, "x",
            of_row("ratio", row="torchgil threads")),
     Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 2, "x",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
         DOCS / "benchmarks.md": page(results),
         ROOT / "README.md": filled(ROOT / "README.md", results),
         DOCS / "serving.md": filled(DOCS / "serving.md", results),
+        DOCS / "gil_priority.md": filled(DOCS / "gil_priority.md", results),
         DOCS / "findings.md": findings_page.filled(
             (DOCS / "findings.md").read_text(), findings_page.load(), pinned_torch()
         ),
@@ -171,7 +172,56 @@ def pool_interval_rows(rows: Any) -> list[str]:
     return lines
 
 
+def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable[..., str]) -> list[str]:
+    """Each wanted work alone and beside busy threads, in every way, and what is left to those."""
+    ways = {"plain": "", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
+    lines = [
+        "| | alone | beside the busy | " + " | ".join(f"{t}" for t in list(ways.values())[1:])
+        + " | the busy keep: | " + " | ".join(list(ways.values())[1:]) + " |",
+        "|---|" + "--:|" * 7,
+    ]  # fmt: skip
+    for work, workers, busy in wanted:
+        of = {
+            r["way"]: r
+            for r in rows
+            if (r["work"], r["workers"], r["busy"]) == (work, workers, busy) and r["way"] in ways
+        }
+        p50 = [of[way]["p50_s"]["median"] for way in ways]
+        keep = [of[way]["busy_per_s"]["median"] / of[way]["busy_alone_per_s"]["median"] for way in ways]
+        cells = [milliseconds(of["plain"]["alone_p50_s"]["median"]), *map(milliseconds, p50)]
+        cells += [f"{share:.0%}" for share in keep]
+        lines.append(f"| {title(work, workers, busy)} | {' | '.join(cells)} |")
+    return lines
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e3:.3f} ms"
+
+
+def priority_works_rows(rows: Any) -> list[str]:
+    titles = {
+        "reacquire": "taking the GIL back after 0.2 ms",
+        "eager": "eager forward, 4-layer transformer",
+        "step": "a training step of it",
+        "nogil": "`nogil`",
+    }
+    return priority_rows(rows, [(work, 1, 1) for work in titles], lambda work, *_: titles[work])
+
+
+def priority_crowds_rows(rows: Any) -> list[str]:
+    crowds = list(
+        dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager" and r["busy"])
+    )
+    return priority_rows(
+        rows,
+        [("eager", *crowd) for crowd in crowds],
+        lambda _, workers, busy: f"{workers} running it, {busy} busy",
+    )
+
+
 TABLES = {
+    "priority: works": priority_works_rows,
+    "priority: crowds": priority_crowds_rows,
     "forward": forward_rows,
     "batching": batching_rows,
     "threads_vs_processes": compare_rows,

@@ -35,7 +35,7 @@ from forward_models import MODELS, Model  # noqa: E402
 
 import torchgil  # noqa: E402
 
-ROWS = ("eager", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
+ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
 Call = Callable[..., Any]
 
 
@@ -45,6 +45,8 @@ def make(row: str, model: Model) -> Call:
     module, example = model.make().eval(), model.inputs(0)
     if row == "eager":
         return inference(module)
+    if row == "priority":
+        return torchgil.gil_priority()(inference(module))
     if row == "jit":
         return inference(torch.jit.freeze(torch.jit.trace(module, example)))
     if row in ("compile", "compile_cpp"):

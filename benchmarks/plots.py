@@ -69,6 +69,7 @@ def filled(path: Path, results: Mapping[str, Any]) -> str:
 def forward_rows(rows: Any) -> list[str]:
     ways = {
         "eager": "eager",
+        "priority": "eager, `gil_priority()`",
         "compile": "`torch.compile`",
         "aoti": "AOTInductor, torch's loader",
         "graph": "`nogil`",

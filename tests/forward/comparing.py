@@ -31,7 +31,7 @@ def export(case: Case) -> tuple[torch.nn.Module, ExportedProgram]:
 
 def reference(program: ExportedProgram) -> Any:
     """The exported module as the program must run it: under inference mode."""
-    module = program.module()
+    module = program.module(check_guards=False)  # torch 2.9's guard function fails over a model's *args
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch.inference_mode():

@@ -73,7 +73,7 @@ struct Softsign : torch::autograd::Function<Softsign> {
       torch::autograd::AutogradContext* ctx,
       const torch::autograd::variable_list& grads) {
     const Tensor x = ctx->get_saved_variables()[0];
-    return {grads[0] / (x.abs() + 1).square()};
+    return {grads[0].div(x.abs().add(1).square())};
   }
 };
 

@@ -30,7 +30,7 @@ def run(*command, cwd, limit=800):
         timeout=limit,
     )
     if done.returncode != 0:
-        pytest.fail(f"{command} failed with {done.returncode}:\n{done.stdout[-8000:]}")
+        pytest.fail(f"{command} failed with {done.returncode}:\n{done.stdout[-40000:]}")
     return done.stdout
 
 

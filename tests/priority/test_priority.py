@@ -16,7 +16,7 @@ from torchgil.priority import gil_priority
 BUSY = """
 import sys, threading
 import torch, torchgil
-from torchgil import released
+from torchgil import gil_priority, released  # now: an import beside a busy thread waits for it to end
 torch.set_num_threads(1)
 sys.setswitchinterval(100)
 order = []
@@ -106,12 +106,14 @@ def test_a_thread_that_was_forced_to_switch_waits_like_any_other():
 torch.ones(1)
 def other():
     with torchgil.gil_priority():
+        started.open()
         released.sleep(0.2)  # ends while main is busy, and makes it give way
         for _ in range(10_000_000):
             pass
     order.append("other")
 thread = threading.Thread(target=other)
 thread.start()
+released.wait(started, 60)
 with torchgil.gil_priority():
     while not order:  # no release of its own
         pass

@@ -57,15 +57,13 @@ with torchgil.gil_priority():
 
 def test_the_trace_shows_the_holder_forced_to_switch_because_priority_asked():
     """And without priority, it shows that it was not: with the same interval, a hundred seconds."""
-    # The busy thread is switched out once, and only because it was asked.
     code = f"""{BUSY}
 with torchgil.trace() as t:
     beside(lambda: released.wait(started, 60), gil_priority=sys.argv[1] == "with")
-busy_threads = [th for th in t.report().threads if th.ident != threading.get_ident() and th.held_s > 0.05]
-print(len(busy_threads), all(th.preempted_s > 0 for th in busy_threads))
+print(any(th.preempted_s > 0 for th in t.report().threads if th.ident != threading.get_ident()))
 """
-    assert run_in_child(code, "with").stdout.splitlines() == ["main busy", "1 True"]
-    assert run_in_child(code, "without").stdout.splitlines() == ["busy main", "1 False"]
+    assert run_in_child(code, "with").stdout.splitlines() == ["main busy", "True"]
+    assert run_in_child(code, "without").stdout.splitlines() == ["busy main", "False"]
 
 
 def test_a_thousand_traces_start_and_stop_amid_threads_with_priority():

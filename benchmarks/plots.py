@@ -198,6 +198,8 @@ def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable
 
 
 def milliseconds(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds * 1e3:,.0f} ms"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e3:.3f} ms"
 
 

@@ -190,7 +190,8 @@ const char* redirect_wait_once() {
 }
 
 // Calls of the interpreter's dlopen are followed; what was loaded otherwise is
-// added when a thread enters. Both GIL: held.
+// added at a thread's first block: asking the loader at each would take a
+// microsecond. Both GIL: held.
 unsigned long long objects_known = 0;
 
 void redirect_entry_points() {
@@ -209,7 +210,7 @@ const char* redirect_wait() {
 }
 
 Depth enter() {
-  if (redirect_wait() == nullptr) {
+  if (!depth && redirect_wait() == nullptr) {
     redirect_entry_points();
   }
   static thread_local OwnDepth own;

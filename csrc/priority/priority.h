@@ -16,8 +16,8 @@ const char* redirect_wait();
 using Depth = std::shared_ptr<std::atomic<int64_t>>;
 
 /// The calling thread has priority from now on, until leave() was called as
-/// often. The first call of the process redirects, and a later one adds the
-/// objects loaded meanwhile. GIL: held.
+/// often. The first call of the process redirects; a thread's first one adds
+/// the objects loaded meanwhile. GIL: held.
 Depth enter();
 
 /// Ends what enter() began; any thread may call it, at any time.

@@ -89,7 +89,10 @@ class PackageForward:
             raise ValueError(f"load_package: runners must be at least 1, got {self.runners}")
         self.path = os.fspath(path)
         self.metadata = _inspect(Path(path))
-        self._package = C.Package(self.path, "model", self.runners)
+        try:
+            self._package = C.Package(self.path, "model", self.runners)
+        except RuntimeError as error:
+            raise RuntimeError(f"load_package: torch cannot load {self.path!r}: {error}") from error
         self._package.gil_priority = gil_priority and priority_unavailable() is None
         in_spec, out_spec = map(pytree.treespec_loads, self._package.call_spec())
         text = self.metadata.get(METADATA_KEY)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,9 +119,7 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
     rows = []
     with intra_op_threads(1):
         with busy_thread() as counted:
-            since = time.perf_counter()
-            time.sleep(seconds / 2)
-            free = counted[0] / (time.perf_counter() - since)
+            free = _per_second(counted, partial(time.sleep, seconds / 4))
         for size in SIZES:
             a, b = torch.randn(size, size), torch.randn(size, size)
             for call in _calls():
@@ -128,11 +127,18 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
                 with busy_thread() as counted, gil_priority() if call.priority else nullcontext():
-                    since = time.perf_counter()
                     beside = _times(call, a, b, calls, seconds, [])
-                    kept = counted[0] / (time.perf_counter() - since)
+                    # For longer than a few calls of some microseconds take.
+                    kept = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, []))
                 rows.append(_row(call, size, alone, beside, _takes(call, a, b), kept / free))
     return Contention(sys.getswitchinterval(), wake_up, tuple(rows))
+
+
+def _per_second(counted: list[int], during: Callable[[], Any]) -> float:
+    """What the busy thread counts in a second meanwhile."""
+    before, since = counted[0], time.perf_counter()
+    during()
+    return (counted[0] - before) / (time.perf_counter() - since)
 
 
 def _row(

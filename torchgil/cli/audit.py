@@ -33,11 +33,7 @@ A trace.json opens in ui.perfetto.dev and chrome://tracing.
 def main(argv: list[str]) -> int:
     """Returns the script's exit code; 3 where it is 0 but --fail-if-held found a hold."""
     parser = _parser()
-    options = parser.parse_args(argv)
-    if not options.module and not options.script:
-        parser.error("a SCRIPT, or -m MODULE, is needed")
-    if not options.module and not os.path.exists(options.script[0]):
-        parser.error(f"no such script: {options.script[0]}")
+    options = script.parse(parser, argv)
     if options.plot:
         needs("matplotlib")  # before the run, not after an hour of it
     from torchgil.tracing.trace import trace

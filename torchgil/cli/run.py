@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from torchgil.cli import script
 
@@ -34,11 +33,7 @@ def main(argv: list[str]) -> int:
         help="the main thread asks for the GIL at once after each release, not after the switch interval",
     )
     script.add_script_arguments(parser)
-    options = parser.parse_args(argv)
-    if not options.module and not options.script:
-        parser.error("a SCRIPT, or -m MODULE, is needed")
-    if not options.module and not os.path.exists(options.script[0]):
-        parser.error(f"no such script: {options.script[0]}")
+    options = script.parse(parser, argv)
     if not options.gil_priority:
         parser.error("nothing to change: --gil-priority is what this command is for; without it use python")
     from torchgil.priority import gil_priority

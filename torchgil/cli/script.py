@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add_script_arguments", "duration_argument", "run"]
+__all__ = ["add_script_arguments", "duration_argument", "parse", "run"]
 
 
 def run(script: list[str] | None, module: list[str] | None) -> int:
@@ -107,6 +107,16 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
     """What to run, for every command that runs a script; `run` takes both values."""
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, as python -m does")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the script, and its arguments")
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The options, after making sure that there is something to run; ends the process where there is not."""
+    options = parser.parse_args(argv)
+    if not options.module and not options.script:
+        parser.error("a SCRIPT, or -m MODULE, is needed")
+    if not options.module and not os.path.exists(options.script[0]):
+        parser.error(f"no such script: {options.script[0]}")
+    return options
 
 
 def duration_argument(text: str) -> float:

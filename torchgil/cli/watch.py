@@ -33,11 +33,7 @@ Calls that release the GIL, and Python code, which gives way by itself, are neve
 def main(argv: list[str]) -> int:
     """Returns the script's exit code; 3 where it is 0 but --fail is given and something was found."""
     parser = _parser()
-    options = parser.parse_args(argv)
-    if not options.module and not options.script:
-        parser.error("a SCRIPT, or -m MODULE, is needed")
-    if not options.module and not os.path.exists(options.script[0]):
-        parser.error(f"no such script: {options.script[0]}")
+    options = script.parse(parser, argv)
     from torchgil.tracing import Watchdog
 
     stderr = sys.stderr  # the script may replace it

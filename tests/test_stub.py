@@ -2,14 +2,13 @@
 
 import ast
 import inspect
-from pathlib import Path
 
 import pytest
-import torch
 
+from tests import stub
 from torchgil._build import C
 
-STUB = ast.parse((Path(__file__).parent.parent / "torchgil" / "_C.pyi").read_text())
+STUB = ast.parse(stub.PATH.read_text())
 POLICY_PROTOCOL = "_Policy"
 
 
@@ -70,46 +69,36 @@ def test_functions(name):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies(policy):
-    stub, module = definitions(STUBBED[POLICY_PROTOCOL].body), getattr(C, policy)
-    assert set(stub) == public(module)
-    for name, node in stub.items():
+    stubbed, module = definitions(STUBBED[POLICY_PROTOCOL].body), getattr(C, policy)
+    assert set(stubbed) == public(module)
+    for name, node in stubbed.items():
         assert parameters(node) == parameters(getattr(module, name)), name
 
 
-IN_PYTHON = {"Tensor": "Tensor", "number": "complex", "float": "float", "int": "int", "bool": "bool"}
+def test_the_ops_are_typed_as_their_schemas_are():
+    assert stub.PATH.read_text() == stub.written(), "python -m tests.stub writes the ops' lines anew"
 
 
-def line_for(name):
-    """An op's line in the stub, as its schema has it; None: it is no op."""
-    op = getattr(torch.ops.torchgil, name, None)
-    if op is None:
-        return None
-    schema, parts = op.default._schema, ["self"]
-    for argument in schema.arguments:
-        if argument.kwarg_only and "*" not in parts:
-            parts.append("*")
-        default = f" = {argument.default_value!r}" if argument.has_default_value() else ""
-        parts.append(f"{argument.name}: {IN_PYTHON[str(argument.type)]}{default}")
-    results = [IN_PYTHON[str(result.type)] for result in schema.returns]
-    result = f"tuple[{', '.join(results)}]" if len(results) > 1 else "".join(results) or "None"
-    return f"def {name}({', '.join(parts)}) -> {result}: ..."
+@pytest.mark.parametrize("name", stub.op_names())
+def test_an_op_takes_what_its_schema_takes(name):
+    line = ast.parse(stub.line_for(name).strip()).body[0]
+    assert parameters(line) == parameters(getattr(C.released, name))
 
 
-@pytest.mark.parametrize("name", sorted(public(C.released)))
-def test_an_op_is_typed_as_its_schema_is(name):
-    """The line for a new op stands in this test's failure."""
-    expected = line_for(name)
-    if expected is None:
-        assert name == "wait"
-        return
-    stub = definitions(STUBBED[POLICY_PROTOCOL].body)
-    assert name in stub, f"torchgil/_C.pyi, {POLICY_PROTOCOL}, lacks:\n    {expected}"
-    assert ast.unparse(stub[name]) == ast.unparse(ast.parse(expected))
-    assert parameters(ast.parse(expected).body[0]) == parameters(getattr(C.released, name))
+def test_a_new_op_gets_its_line(tmp_path, monkeypatch):
+    """The positive control: a stub that lacks an op, and has another's line wrong."""
+    torn = stub.PATH.read_text().replace(stub.line_for("matmul"), "")
+    torn = torn.replace("iou_threshold: float", "iou_threshold: int")
+    monkeypatch.setattr(stub, "PATH", tmp_path / "_C.pyi")
+    stub.PATH.write_text(torn)
+    assert stub.written() != torn
+    stub.PATH.write_text(stub.written())
+    assert stub.op_names()[-1] == "matmul"
+    assert "iou_threshold: float" in stub.PATH.read_text()
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes(name):
-    stub, built = definitions(STUBBED[name].body), getattr(C, name)
+    stubbed, built = definitions(STUBBED[name].body), getattr(C, name)
     own = {n for n in vars(built) if not n.startswith("_")}  # a base class has an entry of its own
-    assert {n for n in stub if not n.startswith("_")} == own
+    assert {n for n in stubbed if not n.startswith("_")} == own

@@ -1,4 +1,4 @@
-"""torchgil._C, the C++ extension. tests/test_stub.py compares it with the built module; tests/stub.py writes the ops."""
+"""torchgil._C, the C++ extension. tests/test_stub.py compares it with the built module."""
 
 from collections.abc import Callable, Sequence
 from threading import Thread

@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench asan tsan stress installs matrix wheel clean
+.PHONY: demo test lint bench asan tsan stress installs matrix wheel docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -46,6 +46,9 @@ matrix: # every tried pair of Python and torch, each in a fresh environment: doc
 
 wheel: $(VENV)/.built # dist/: a wheel for the torch that is there, named for it
 	.ci/wheel $(BIN)/python
+
+docs: $(VENV)/.built # build/docs/index.html: the pages of docs/, and the API from the docstrings
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 clean:
 	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py $(VENV)/.built

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import findings_page
+import pictures
 from budgets import BUDGETS, Budget, Spread, met, number
 from harness import RESULTS
 
@@ -24,8 +24,10 @@ def main() -> None:
     results = load()
     for path, text in documents(results).items():
         path.write_text(text)
-    picture(measure(results), DOCS / "images" / "benchmarks.png")
-    compare_picture(results["threads_vs_processes"]["rows"], DOCS / "images" / "compare.png")
+    images = DOCS / "images"
+    pictures.busy(results["forward"]["rows"]["table"]["transformer"], FORWARDS, images / "busy.png")
+    pictures.budgets(measure(results), images / "benchmarks.png")
+    pictures.compare(results["threads_vs_processes"]["rows"], images / "compare.png")
 
 
 def load() -> dict[str, Any]:
@@ -66,21 +68,24 @@ def filled(path: Path, results: Mapping[str, Any]) -> str:
     return re.sub(between, fill, path.read_text(), flags=re.DOTALL)
 
 
+# The ways of a forward that README shows.
+FORWARDS = {
+    "eager": "eager",
+    "priority": "eager, `gil_priority()`",
+    "compile": "`torch.compile`",
+    "aoti": "AOTInductor, torch's loader",
+    "graph": "`nogil`",
+    "inductor": '`nogil`, `backend="inductor"`',
+}
+
+
 def forward_rows(rows: Any) -> list[str]:
-    ways = {
-        "eager": "eager",
-        "priority": "eager, `gil_priority()`",
-        "compile": "`torch.compile`",
-        "aoti": "AOTInductor, torch's loader",
-        "graph": "`nogil`",
-        "inductor": '`nogil`, `backend="inductor"`',
-    }
     lines = [
         "| | p50 alone | two threads | p50 beside a busy Python thread | with a 100 us switch interval "
         "| a monitor's ticks/s |",
         "|---|" + "--:|" * 5,
     ]
-    for way, title in ways.items():
+    for way, title in FORWARDS.items():
         if way not in rows["table"]["transformer"]:
             continue  # measured with --rows
         figures = rows["table"]["transformer"][way]
@@ -302,61 +307,6 @@ def forward_tables(rows: Any) -> list[str]:
 
 def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> str:
     return f"{figures[key]['median'] * factor:.{digits}f}" if key in figures else ""
-
-
-def picture(measured: list[tuple[Budget, Spread]], path: Path) -> None:
-    """How far on the right side of its budget each figure is: 1 is the budget, further right is better."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(10, 0.34 * len(measured) + 1.2), layout="constrained")
-    for at, (budget, spread) in enumerate(reversed(measured)):
-        values = [spread[key] for key in ("min", "median", "max")]
-        scores = [budget.limit / max(v, 1e-9) if budget.at_most else v / budget.limit for v in values]
-        color = "#2a7f62" if met(budget, spread) else "#b3392f"
-        axes.plot([min(scores), max(scores)], [at, at], color=color, linewidth=3, alpha=0.4)
-        axes.plot(scores[1], at, "o", color=color)
-        axes.annotate(
-            number(spread["median"], budget.unit),
-            (scores[1], at),
-            xytext=(0, 6),
-            textcoords="offset points",
-            fontsize=7,
-            ha="center",
-        )
-    labels = [
-        f"{b.what.replace('`', '')}  {'<=' if b.at_most else '>='} {number(b.limit, b.unit)}"
-        for b, _ in measured
-    ]
-    axes.set_yticks(range(len(measured)), labels[::-1], fontsize=8)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xticks([0.1, 0.5, 1, 2, 5], ["10x off", "2x off", "the budget", "2x better", "5x better"])
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
-def compare_picture(rows: list[Any], path: Path) -> None:
-    """Throughput against memory, as `torchgil compare --plot` draws it."""
-    from torchgil.cli.compare import plot
-    from torchgil.compare.contenders import Contender
-    from torchgil.compare.measure import Figures
-    from torchgil.compare.run import Result
-
-    def visit(row: Any, which: str) -> Figures:
-        figures = {field.name: row.get(field.name, 0) for field in fields(Figures)}
-        return Figures(**{name: f[which] if isinstance(f, dict) else f for name, f in figures.items()})
-
-    # Three visits that have the row's median and extremes.
-    shown = [
-        Result(Contender(**row["contender"]), tuple(visit(row, which) for which in ("min", "median", "max")))
-        for row in rows
-        if "error" not in row
-    ]
-    plot(shown, str(path))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ COLOURS = {"priority": PRIORITY, "aoti": HELD, "graph": RELEASED, "inductor": RE
 
 
 def busy(ways: Mapping[str, Any], titles: Mapping[str, str], path: Path) -> None:
-    """A forward's median alone and beside a busy Python thread; and the turns of a thread that wakes every 0.5 ms."""
+    """A forward's median alone and beside a busy Python thread, and a monitor's turns (it wants 2,000)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -58,7 +58,7 @@ def busy(ways: Mapping[str, Any], titles: Mapping[str, str], path: Path) -> None
         "switch interval, 5 ms", (5, len(shown) - 0.6), (3, 0), textcoords="offset points", fontsize=7
     )
     right.set_title("what others get", loc="left", fontsize=10, weight="bold")
-    right.set_xlabel("a monitor's turns per second")
+    right.set_xlabel("turns per second")
     right.set_xlim(right=2600)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -36,7 +36,7 @@ tsan: $(VENV)/.built
 	.ci/sanitize thread
 
 stress: $(VENV)/.built # the suite again and again, on twice as many processes as cores
-	for round in 1 2 3; do $(BIN)/python -m pytest -q -n $$((2 * $$(nproc))) || exit 1; done
+	for round in 1 2 3; do TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q -n $$((2 * $$(nproc))) || exit 1; done
 
 installs: # every way of installing, each in a fresh environment
 	.ci/installs

@@ -11,9 +11,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.zygote import zygote
 
 # A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
 # handler they do not. So the tests that interrupt a child also run under `make test &`.
@@ -35,10 +38,17 @@ class Child:
 
 
 def run_in_child(
-    code: str, *args: str, timeout: float = 120, env: dict[str, str] | None = None, check: bool = True
+    code: str,
+    *args: str,
+    timeout: float = 120,
+    env: dict[str, str] | None = None,
+    check: bool = True,
+    fresh: bool = False,
 ) -> Child:
-    """Runs code in a fresh interpreter; with check, anything but exit code 0 fails the test."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *args]
+    """Runs code in a process of its own; with check, anything but exit code 0 fails the test.
+
+    It has imported torch and nothing else; fresh, or with variables in env, it has imported nothing.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
@@ -46,20 +56,39 @@ def run_in_child(
         "PYTHONWARNINGS": "ignore:This process (pid=:DeprecationWarning",
         **(env or {}),
     }
+    code = textwrap.dedent(code)
+    run = _fresh if fresh or env else zygote.run
+    child = Child(*run(code, ["-c", *args], environment, timeout))
+    if check and child.exit_code != 0:
+        pytest.fail(f"the child process failed: {child}")
+    return child
+
+
+def run_torchgil(*arguments: object, cwd: str | Path = ".", timeout: float = 240) -> Child:
+    """Runs the command line in a process of its own, which has imported torch."""
+    code = "import sys; from torchgil.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return Child(*zygote.run(code, ["torchgil", *map(str, arguments)], environment, timeout, cwd))
+
+
+def _fresh(
+    code: str, argv: list[str], environment: dict[str, str], timeout: float
+) -> tuple[int | None, str, str]:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+            [sys.executable, "-c", code, *argv[1:]],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
         )
-        child = Child(done.returncode, done.stdout, done.stderr)
+        return done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as late:
 
         def text(out: Any) -> str:
             return out.decode(errors="replace") if isinstance(out, bytes) else out or ""
 
-        child = Child(None, text(late.stdout), text(late.stderr))
-    if check and child.exit_code != 0:
-        pytest.fail(f"the child process failed: {child}")
-    return child
+        return None, text(late.stdout), text(late.stderr)
 
 
 def in_threads(fn: Callable[[int], Any], n: int, timeout: float = 120) -> list[Any]:

@@ -1,5 +1,6 @@
 """The package as it is installed and imported."""
 
+import functools
 import json
 import runpy
 import subprocess
@@ -10,9 +11,11 @@ import pytest
 
 import torchgil
 
-from .conftest import run_in_child
+from .conftest import run_in_child as run_in_warm_child
 
 ROOT = Path(__file__).parent.parent
+# What is imported, and in which order, is the point here.
+run_in_child = functools.partial(run_in_warm_child, fresh=True)
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 

@@ -36,7 +36,8 @@ def test_importing_it_imports_neither_torch_nor_the_extension() -> None:
         import sys
         import torchgil.pytest_plugin
         assert not {"torch", "torchgil._C", "torchgil._build"} & sys.modules.keys()
-        """
+        """,
+        fresh=True,
     )
 
 

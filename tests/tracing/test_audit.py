@@ -24,10 +24,8 @@ def test_the_table_has_at_least_forty_calls_each_with_its_reason():
     assert {case.verdict for case in CASES} == {"releases", "holds"}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.slow else []) for c in CASES]
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")  # torch.export's own
+# Of those that take half a minute to make, test_two_witnesses.py asks it.
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES if not c.slow])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_verdict_is_that_of_the_source(case):
     call = case.prepare()

@@ -10,13 +10,19 @@ import textwrap
 
 import pytest
 
+from tests.conftest import Child, run_torchgil
 from torchgil.cli.script import duration_argument
 
 
-def audit(*arguments, cwd=None, command=("-m", "torchgil", "audit")):
-    return subprocess.run(
-        [sys.executable, *command, *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd
+def audit(*arguments, cwd="."):
+    return run_torchgil("audit", *arguments, cwd=cwd)
+
+
+def python(*arguments, cwd=None):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd
     )
+    return Child(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -43,10 +49,10 @@ WHO_AM_I = """
 def test_a_script_sees_what_it_sees_under_python(script, tmp_path):
     path = script(WHO_AM_I)
     options = ("--epochs", "1", "--json", "its own")
-    under_python = audit(path, *options, command=())
+    under_python = python(path, *options)
     under_audit = audit("--top", "3", path, *options)
     assert under_audit.stdout == under_python.stdout
-    assert under_audit.returncode == under_python.returncode == 0
+    assert under_audit.exit_code == under_python.exit_code == 0
     assert "torchgil: " in under_audit.stderr
     assert "MainThread" in under_audit.stderr
 
@@ -59,7 +65,7 @@ def test_a_script_means_what_it_means_under_python(script, tmp_path):
         print(annotated.__annotations__, os.path.isabs(__file__))
         """
     )
-    under_python = audit(path.name, command=(), cwd=tmp_path)
+    under_python = python(path.name, cwd=tmp_path)
     assert under_python.stdout == "{'x': 3} True\n"
     assert audit(path.name, cwd=tmp_path).stdout == under_python.stdout
 
@@ -79,18 +85,18 @@ def test_a_script_that_leaves_an_executor_open_ends_as_under_python(script, comm
         pool.submit(time.sleep, 0.2).add_done_callback(lambda _: print("the last call", flush=True))
         """
     )
-    done = audit(path, command=("-m", "torchgil", command))
-    assert done.returncode == 0
+    done = run_torchgil(command, path)
+    assert done.exit_code == 0
     assert sorted(done.stdout.splitlines()) == ["0", "the last call", "the last thread"]
 
 
 def test_a_module_sees_what_it_sees_under_python(script, tmp_path):
     script("import sys; print(sys.argv, __name__, __package__, sys.path[0])", "package/__main__.py")
     script("", "package/__init__.py")
-    under_python = audit("-m", "package", "--x", "1", command=(), cwd=tmp_path)
+    under_python = python("-m", "package", "--x", "1", cwd=tmp_path)
     under_audit = audit("-m", "package", "--x", "1", cwd=tmp_path)
     assert under_audit.stdout == under_python.stdout
-    assert under_audit.returncode == 0, under_audit.stderr
+    assert under_audit.exit_code == 0, under_audit.stderr
 
 
 @pytest.mark.parametrize(
@@ -107,9 +113,9 @@ def test_a_module_sees_what_it_sees_under_python(script, tmp_path):
 )
 def test_exit_code_and_exceptions_are_the_scripts_own(script, code):
     path = script(code)
-    under_python = audit(path, command=())
+    under_python = python(path)
     under_audit = audit(path)
-    assert under_audit.returncode == under_python.returncode
+    assert under_audit.exit_code == under_python.exit_code
     assert under_audit.stdout == under_python.stdout
     assert under_audit.stderr.startswith(under_python.stderr)
     assert "torchgil: " in under_audit.stderr
@@ -120,7 +126,7 @@ def test_the_report_is_written_where_it_was_asked_for(script, tmp_path):
     done = audit(
         "--json", tmp_path / "r.json", "--trace", tmp_path / "t.json", "--plot", tmp_path / "p.png", path
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     numbers = json.loads((tmp_path / "r.json").read_text())
     assert "aten::mm" in [op["name"] for op in numbers["ops"]]
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
@@ -133,7 +139,7 @@ def test_the_report_is_written_where_it_was_asked_for(script, tmp_path):
 def test_a_hold_over_the_limit_is_exit_code_3_with_the_culprit_named(script, policy, limit, code):
     path = script(f"import torchgil; torchgil.{policy}.spin(0.05)")
     done = audit("--fail-if-held", limit, path)
-    assert done.returncode == code, done.stderr
+    assert done.exit_code == code, done.stderr
     assert ("the GIL was held too long" in done.stderr) == (code == 3)
     if code:
         assert "torchgil::spin: up to 50." in done.stderr
@@ -146,19 +152,19 @@ def test_a_line_that_is_no_op_and_held_too_long_is_named(script):
         print(sorted(n)[-1])  # the culprit
     """)
     done = audit("--fail-if-held", "100ms", path)
-    assert done.returncode == 3, done.stderr
+    assert done.exit_code == 3, done.stderr
     assert "script.py:4 in <module>: print(sorted(n)[-1])" in done.stderr
 
 
 def test_a_script_of_pure_python_does_not_hold_too_long(script):
     path = script("x = 0\nfor i in range(5_000_000):\n    x += i\n")
     done = audit("--fail-if-held", "50ms", path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
 
 
 def test_a_script_that_fails_keeps_its_exit_code_even_if_it_held_too_long(script):
     path = script("import sys, torchgil; torchgil.held.spin(0.05); sys.exit(9)")
-    assert audit("--fail-if-held", "5ms", path).returncode == 9
+    assert audit("--fail-if-held", "5ms", path).exit_code == 9
 
 
 def test_a_fork_that_runs_to_the_scripts_end_reports_nothing(script):
@@ -170,7 +176,7 @@ def test_a_fork_that_runs_to_the_scripts_end_reports_nothing(script):
         print("done")
     """)
     done = audit(path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stdout == "done\ndone\n"
     assert done.stderr.count("torchgil: ") == 1
 
@@ -185,13 +191,13 @@ def test_a_fork_that_runs_to_the_scripts_end_reports_nothing(script):
 )
 def test_wrong_calls_say_what_is_missing(arguments, says, script):
     done = audit(*arguments)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert says in done.stderr
 
 
 def test_help_has_examples(script):
     done = audit("--help")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "torchgil audit --fail-if-held 5ms" in done.stdout
 
 

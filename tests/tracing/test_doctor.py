@@ -149,6 +149,7 @@ def test_says_what_is_wrong_where_the_extension_cannot_be_loaded() -> None:
         sys.exit(main(["doctor"]))
         """,
         check=False,
+        fresh=True,
     )
     assert child.exit_code == 1, str(child)
     assert "torchgil was built for torch 1.0.0 but torch" in child.stdout

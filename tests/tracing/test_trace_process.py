@@ -226,3 +226,32 @@ def test_a_forked_child_keeps_no_wrapper_of_the_trace():
         assert threading.Thread.start is original
         """
     )
+
+
+def test_a_forked_childs_threads_have_their_names():
+    """As a server's workers that were forked before they served."""
+    child = run_in_child(
+        """
+        import os, threading, torchgil, warnings
+        warnings.simplefilter("ignore")
+
+        def traced():
+            threading.current_thread().name = "before the fork"
+            if child := os.fork():
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                return
+            with torchgil.trace() as t:
+                worker = threading.Thread(target=torchgil.released.spin, args=(0.01,), name="worker")
+                worker.start()
+                worker.join()
+            names = {thread.name for thread in t.report().threads}
+            print(names == {"worker", threading.main_thread().name}, flush=True)
+            os._exit(0)
+
+        traced()
+        other = threading.Thread(target=traced)
+        other.start()
+        other.join()
+        """
+    )
+    assert child.stdout == "True\n" * 2

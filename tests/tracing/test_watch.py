@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Child, run_torchgil
 from torchgil.cli.watch import summary
 from torchgil.tracing.watchdog import LongHold
 
@@ -28,17 +27,8 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def watch(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torchgil", "watch", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env={"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
+def watch(*arguments: object, cwd: Path = ROOT) -> Child:
+    return run_torchgil("watch", *arguments, cwd=cwd)
 
 
 @pytest.fixture
@@ -50,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_names_lines_as_they_hold_and_sums_up(path: Path, tmp_path: Path) -> None:
     done = watch("--threshold", "50ms", "--json", tmp_path / "holds.json", path, "0", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stdout == "arguments ['0', '--json'] __main__\n"
     live, _, table = done.stderr.partition("\n\n")
     # On a slow machine the join that makes the text is a third hold, or freeing it.
@@ -74,7 +64,7 @@ def test_names_lines_as_they_hold_and_sums_up(path: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("code", "expected"), [("0", 3), ("5", 5)])
 def test_fail_gives_exit_code_3_unless_the_script_has_one(path: Path, code: str, expected: int) -> None:
     done = watch("--fail", "--stacks", path, code)
-    assert done.returncode == expected, done.stderr
+    assert done.exit_code == expected, done.stderr
     assert "Stack (most recent call last):" in done.stderr
 
 
@@ -82,14 +72,14 @@ def test_exceptions_are_the_scripts_own_and_nothing_is_found_where_nothing_holds
     path = tmp_path / "quiet.py"
     path.write_text("from torchgil import released\nreleased.spin(0.3)\nraise ValueError('mine')\n")
     done = watch("--fail", path)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "ValueError: mine" in done.stderr
     assert "torchgil: no hold of the GIL over 50.0 ms was met" in done.stderr
 
 
 def test_runs_modules(path: Path) -> None:
     done = watch("-m", "app", "0", cwd=path.parent)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "app.py:6 in <module>: json.loads(text)" in done.stderr
 
 

@@ -194,7 +194,7 @@ def test_survives_fork() -> None:
         def functions(watchdog):
             return [hold.function for hold in watchdog.holds]
         with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
-            for _ in range(20):
+            for _ in range(8):
                 pid = os.fork()
                 if pid == 0:
                     break

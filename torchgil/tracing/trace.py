@@ -170,6 +170,8 @@ class _ThreadNames:
         self.put_back()
         self._threads += threading.enumerate()
         self._by_native_id = {t.native_id: t.name for t in self._threads}
+        # In a fork's child threading still has the parent's number for the main thread; Linux has the process's.
+        self._by_native_id[os.getpid()] = threading.main_thread().name
         self._by_ident = {t.ident: t for t in self._threads}
 
     def put_back(self) -> None:

@@ -64,6 +64,7 @@ SOURCES = [
     "csrc/tracing/bindings.cpp",
     "csrc/tracing/culprit.cpp",
     "csrc/tracing/event_log.cpp",
+    "csrc/tracing/futex_waiters.cpp",
     "csrc/tracing/gil_events.cpp",
     "csrc/tracing/gil_holder.cpp",
     "csrc/tracing/gil_lock.cpp",

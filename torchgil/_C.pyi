@@ -54,14 +54,18 @@ class _TraceStart(TypedDict):
 class _TraceStop(TypedDict):
     start_ns: int
     stop_ns: int
+    complete_from_ns: int
     complete_until_ns: int
     dropped: int
     unix_offset_ns: int
     names: bytes
     threads: list[tuple[int, int, str, bytes, int]]  # ident, native id, name, events, dropped
     missed_objects: list[str]
+    waiting: list[int]  # native ids of threads that ask for the GIL at the stop
 
-def trace_start(max_events: int, gil: bool, lock: bool) -> _TraceStart: ...
+def trace_start(
+    max_events: int, gil: bool, lock: bool, ops: bool = True, newest: bool = False
+) -> _TraceStart: ...
 def trace_stop() -> _TraceStop: ...
 def trace_running() -> bool: ...
 def trace_mark() -> None: ...

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include <mutex>
+#include <vector>
 
 namespace py = pybind11;
 
@@ -50,7 +51,8 @@ void after_fork_in_child() {
 }
 
 // GIL: held on entry and return; `gil` events let it go once in between.
-py::dict trace_start(size_t max_events, bool gil, bool lock) {
+py::dict trace_start(
+    size_t max_events, bool gil, bool lock, bool ops, bool newest) {
   if (started) {
     throw std::runtime_error(
         "a trace is already running in this process, and there can be only "
@@ -66,8 +68,11 @@ py::dict trace_start(size_t max_events, bool gil, bool lock) {
     if (gil) {
       witnesses = gil_events::start(lock);
     }
-    op_events::start();
-    start_ns = event_log::start(max_events);
+    if (ops) {
+      op_events::start();
+    }
+    start_ns =
+        event_log::start(max_events, newest ? Keep::kNewest : Keep::kOldest);
   } catch (...) {
     op_events::stop();
     gil_events::stop();
@@ -91,6 +96,8 @@ py::dict trace_stop() {
   if (!started) {
     throw std::runtime_error("trace_stop: no trace is running");
   }
+  // Before the end: a thread that asks from now on has an event that says so.
+  const std::vector<int64_t> waiting = gil_events::waiting();
   const EventLog log = event_log::stop();
   op_events::stop();
   const auto missed = gil_events::stop();
@@ -110,12 +117,14 @@ py::dict trace_stop() {
   py::dict result;
   result["start_ns"] = log.start_ns;
   result["stop_ns"] = log.stop_ns;
+  result["complete_from_ns"] = log.complete_from_ns;
   result["complete_until_ns"] = log.complete_until_ns;
   result["dropped"] = log.dropped;
   result["unix_offset_ns"] = unix_offset_ns();
   result["names"] = py::bytes(log.names);
   result["threads"] = threads;
   result["missed_objects"] = missed;
+  result["waiting"] = waiting;
   return result;
 }
 
@@ -144,7 +153,9 @@ void register_tracing(py::module_& m) {
       &trace_start,
       py::arg("max_events"),
       py::arg("gil"),
-      py::arg("lock"));
+      py::arg("lock"),
+      py::arg("ops") = true,
+      py::arg("newest") = false);
   m.def("trace_stop", &trace_stop);
   m.def("trace_running", &trace_running);
   m.def("trace_mark", &trace_mark);

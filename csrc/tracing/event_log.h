@@ -29,12 +29,15 @@ struct Event {
   uint64_t data;   // kind in the low byte, offset of the name above it
 };
 
+/// Which events stay where the buffer is too small for all.
+enum class Keep : uint8_t { kOldest, kNewest };
+
 enum class GilState : uint8_t {
   kUnknown, // nothing seen of this thread yet
   kHolds,
   kReleasing, // announced by an entry point; the lock is not yet let go
   kOut,       // in a window
-  kOutByLock, // let go inside the interpreter: a window, or switched out
+  kOutByLock, // let go past the entry points: a window, or switched out
   kAsks,
 };
 
@@ -48,7 +51,8 @@ struct Recorder {
   std::atomic<bool> writing{false};
   std::atomic<bool> taken{false};
   GilState gil = GilState::kUnknown;
-  int64_t let_go_ns = 0; // the end of a release by the lock
+  int64_t let_go_us = 0; // the thread's own time at a release by the lock
+  int64_t sleeps = 0;    // of the thread, until then
   uint64_t acquires = 0; // by all threads, at that release
   uint64_t trace_id = 0;
   ThreadLog* log = nullptr;
@@ -96,6 +100,7 @@ struct ThreadEvents {
 struct EventLog {
   int64_t start_ns = 0;
   int64_t stop_ns = 0;
+  int64_t complete_from_ns = 0;  // the start, or the last that was given up
   int64_t complete_until_ns = 0; // the first drop, or the stop
   int64_t dropped = 0;
   std::string names; // NUL-terminated, found by Event's offset
@@ -108,7 +113,7 @@ bool running();
 
 /// Reserves the buffers (`max_events` of 16 bytes, touched only when used) and
 /// starts recording. Returns the time of the start.
-int64_t start(size_t max_events);
+int64_t start(size_t max_events, Keep keep);
 
 /// Ends recording on all threads, then collects. Waits for writers, which
 /// never block.

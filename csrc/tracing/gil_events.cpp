@@ -5,8 +5,9 @@
 // tell a release window from anything else. The lock inside the interpreter,
 // a mutex and two condition variables, is watched through the interpreter's
 // own calls of pthread_*. It shows what never passes an entry point, that is
-// forced switches, threads that end, and the direct calls inside a static
-// `python`. Each transition is recorded by whoever reports it first, so that
+// forced switches, threads that end, the direct calls inside a static `python`,
+// and machine code that calls an entry point by its address, as numba's does.
+// Each transition is recorded by whoever reports it first, so that
 // nested and doubled reports need no special case.
 #include <Python.h>
 
@@ -14,20 +15,24 @@
 
 #include "redirect/redirect.h"
 #include "tracing/event_log.h"
+#include "tracing/futex_waiters.h"
 #include "tracing/gil_lock.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
 
 #include <atomic>
 
 namespace torchgil::gil_events {
 namespace {
 
-// Where the interpreter's own calls bypass its table (a static `python`), a
-// forced switch looks like a window of its own, but for the time between
-// letting go and asking again. Beside a busy thread 60 of 60 forced switches
-// took less than this, and of 180,000 reads of one byte 9 were taken for one.
-constexpr int64_t kSwitchGapNs = 3'000;
+// What passes no entry point is a window or a forced switch. After a forced
+// switch another thread has had the GIL, and the thread asks again at once: it
+// has not slept meanwhile, nor used more of a core than this. The time that it
+// was ready and had no core says nothing: on two cores with a load of 5, a
+// limit on the time by the clock took 6 % of forced switches for windows, this
+// one 2 of 6,900.
+constexpr int64_t kSwitchUs = 10;
 
 // What is watched of the GIL's lock; null where nothing is. Read on every
 // thread.
@@ -50,8 +55,26 @@ redirect::Next next_mutex_unlock(&pthread_mutex_unlock);
 redirect::Next next_cond_signal(&pthread_cond_signal);
 
 WatchedLock lock;
-std::atomic<bool> interpreter_calls_seen{false};
-std::atomic<uint64_t> acquires{0}; // counted where that tells forced switches
+std::atomic<uint64_t> acquires{0}; // written by whoever holds the GIL
+
+// What the calling thread has done so far. 0.4 us.
+struct Usage {
+  int64_t on_core_us = 0;
+  int64_t sleeps = 0;
+};
+
+Usage usage() {
+#if defined(RUSAGE_THREAD)
+  rusage u;
+  getrusage(RUSAGE_THREAD, &u);
+  return {
+      (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1'000'000LL +
+          u.ru_utime.tv_usec + u.ru_stime.tv_usec,
+      u.ru_nvcsw};
+#else
+  return {now_ns() / 1000, 0};
+#endif
+}
 
 template <typename T>
 T* get(const std::atomic<T*>& pointer) {
@@ -70,6 +93,10 @@ void note_release(EventKind kind, GilState next) {
 void note_request() {
   WriteSection r;
   if (r && r->gil != GilState::kHolds && r->gil != GilState::kAsks) {
+    if (r->gil == GilState::kOutByLock) {
+      // A thread that was switched out does not come this way.
+      r->change_last(EventKind::kForcedRelease, EventKind::kRelease);
+    }
     r->push(now_ns(), EventKind::kRequest);
     r->gil = GilState::kAsks;
   }
@@ -80,15 +107,14 @@ void note_acquire() {
   if (r && r->gil != GilState::kHolds) {
     r->push(now_ns(), EventKind::kAcquire);
     r->gil = GilState::kHolds;
-    if (!interpreter_calls_seen) {
-      ++acquires;
-    }
+    acquires.store(
+        acquires.load(std::memory_order_relaxed) + 1,
+        std::memory_order_relaxed);
   }
 }
 
-// The interpreter asks for the GIL: after a window of its own, or because it
-// was forced to switch, and then the release before was no window. Forced, it
-// finds that another thread has had the GIL, and asks again at once.
+// The interpreter asks for the GIL: after a window that passed no entry point,
+// or because it was forced to switch, and then it asks again at once.
 void note_request_by_lock() {
   WriteSection r;
   if (!r || r->gil == GilState::kHolds || r->gil == GilState::kReleasing ||
@@ -96,9 +122,15 @@ void note_request_by_lock() {
     return;
   }
   const int64_t now = now_ns();
-  if (r->gil == GilState::kOutByLock && !interpreter_calls_seen &&
-      r->acquires != acquires && now - r->let_go_ns < kSwitchGapNs) {
-    r->change_last(EventKind::kRelease, EventKind::kForcedRelease);
+  if (r->gil == GilState::kOutByLock) {
+    bool forced = r->acquires != acquires;
+    if (forced) {
+      const Usage used = usage();
+      forced = used.sleeps == r->sleeps &&
+          used.on_core_us - r->let_go_us <= kSwitchUs;
+    }
+    const EventKind kinds[] = {EventKind::kRelease, EventKind::kForcedRelease};
+    r->change_last(kinds[!forced], kinds[forced]);
   }
   r->push(now, EventKind::kRequest);
   r->gil = GilState::kAsks;
@@ -167,6 +199,13 @@ void release(PyGILState_STATE state) {
 int mutex_lock(pthread_mutex_t* mutex) {
   if (mutex == get(lock.mutex)) {
     note_request_by_lock();
+  } else if (mutex == get(lock.switch_mutex)) {
+    WriteSection r;
+    if (r && r->gil == GilState::kOutByLock) {
+      // It was asked to give way, and waits until it has. A guess, until it
+      // asks again.
+      r->change_last(EventKind::kRelease, EventKind::kForcedRelease);
+    }
   } else {
     gil_lock::overhear_lock(mutex);
   }
@@ -175,11 +214,12 @@ int mutex_lock(pthread_mutex_t* mutex) {
 
 int mutex_unlock(pthread_mutex_t* mutex) {
   const int result = next_mutex_unlock(mutex);
-  if ((mutex == get(lock.mutex) || mutex == get(lock.switch_mutex)) &&
-      !interpreter_calls_seen) {
+  if (mutex == get(lock.mutex) || mutex == get(lock.switch_mutex)) {
     WriteSection r;
     if (r && r->gil == GilState::kOutByLock) {
-      r->let_go_ns = now_ns(); // the last of these is the end of the release
+      const Usage used = usage(); // the last of these is the release's end
+      r->let_go_us = used.on_core_us;
+      r->sleeps = used.sleeps;
     }
   }
   return result;
@@ -191,12 +231,7 @@ int cond_signal(pthread_cond_t* cond) {
   if (cond == get(lock.cond)) {
     WriteSection r;
     if (r && r->gil == GilState::kHolds) {
-      // What did not come by an entry point, where they are all seen, is a
-      // forced switch, or the end of the thread.
-      r->push(
-          now_ns(),
-          interpreter_calls_seen ? EventKind::kForcedRelease
-                                 : EventKind::kRelease);
+      r->push(now_ns(), EventKind::kRelease);
       r->gil = GilState::kOutByLock;
       r->acquires = acquires;
     } else if (r && r->gil == GilState::kReleasing) {
@@ -251,7 +286,8 @@ Witnesses start(bool use_lock) {
   }
   witnesses.slots = client().install();
   witnesses.entry_points = witnesses.slots > 0;
-  interpreter_calls_seen = client().covers_interpreter("PyEval_SaveThread") &&
+  const bool interpreter_calls_seen =
+      client().covers_interpreter("PyEval_SaveThread") &&
       client().covers_interpreter("PyEval_RestoreThread");
   static GilLock learned;
   static const bool known = gil_lock::learn(
@@ -277,6 +313,12 @@ void mark_holder(int64_t time_ns) {
     r->push(time_ns, EventKind::kAcquire);
     r->gil = GilState::kHolds;
   }
+}
+
+std::vector<int64_t> waiting() {
+  const auto begin = reinterpret_cast<uintptr_t>(get(lock.cond));
+  return begin ? futex_waiters(begin, begin + sizeof(pthread_cond_t))
+               : std::vector<int64_t>{};
 }
 
 std::vector<std::string> stop() {

@@ -27,6 +27,10 @@ Witnesses start(bool use_lock);
 /// The calling thread holds the GIL as the trace starts, at `time_ns`.
 void mark_holder(int64_t time_ns);
 
+/// The threads that wait for the GIL at this moment, by the OS's ids, as far as
+/// the system tells (Linux) and the lock is watched. 10 us a thread.
+std::vector<int64_t> waiting();
+
 /// Puts everything back. Returns the objects whose calls stayed unseen.
 std::vector<std::string> stop();
 

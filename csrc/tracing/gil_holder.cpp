@@ -2,25 +2,28 @@
 //
 // No public function answers this, so each version is asked in its own way:
 //   3.10, 3.11  the runtime's current thread state, which is set after the GIL
-//               was taken and cleared before it is given up;
+//               was taken and cleared before it is given up; the switches are
+//               the GIL's own field, through the internal header;
 //   3.12        the GIL's own fields, through the internal header;
 //   3.13, 3.14  the same fields, through the offsets that CPython publishes
-//               for debuggers at the start of _PyRuntime.
+//               for debuggers at the start of _PyRuntime; the count of switches
+//               is the word behind `locked`, as in all versions before.
 // Wherever the answer cannot be trusted, gil_holder_known() says so.
 #include <patchlevel.h>
 
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+#if PY_VERSION_HEX < 0x030D0000
 #define Py_BUILD_CORE 1 // must stand before Python.h
 #endif
 #include <Python.h>
 
 #include "tracing/gil_holder.h"
 
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+#if PY_VERSION_HEX < 0x030D0000
 // The header's own C11 atomics are not C++; its fallback reads the same words.
 #undef HAVE_STD_ATOMIC
 #include <internal/pycore_interp.h>
-#elif PY_VERSION_HEX >= 0x030D0000
+#include <internal/pycore_runtime.h>
+#else
 #include <cstdint>
 #include <cstring>
 extern "C" const char _PyRuntime[];
@@ -38,6 +41,10 @@ const void* gil_holder() noexcept {
   return _PyThreadState_UncheckedGet();
 }
 
+uint64_t gil_switches() noexcept {
+  return __atomic_load_n(&_PyRuntime.ceval.gil.switch_number, __ATOMIC_RELAXED);
+}
+
 #elif PY_VERSION_HEX < 0x030D0000
 
 bool gil_holder_known() noexcept {
@@ -52,6 +59,11 @@ const void* gil_holder() noexcept {
   }
   return reinterpret_cast<const void*>(
       _Py_atomic_load_relaxed(&gil->last_holder));
+}
+
+uint64_t gil_switches() noexcept {
+  return __atomic_load_n(
+      &PyInterpreterState_Main()->ceval.gil->switch_number, __ATOMIC_RELAXED);
 }
 
 #else
@@ -101,6 +113,12 @@ const void* gil_holder() noexcept {
     return nullptr;
   }
   return load<const void*>(offsets().gil_holder);
+}
+
+uint64_t gil_switches() noexcept {
+  constexpr uint64_t kWord = sizeof(unsigned long);
+  const uint64_t behind = offsets().gil_locked + sizeof(int);
+  return load<unsigned long>((behind + kWord - 1) / kWord * kWord);
 }
 
 #endif

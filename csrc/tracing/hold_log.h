@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -17,8 +18,8 @@ struct Hold {
   const void* holder; // the PyThreadState's address
   Clock::time_point first;
   Clock::time_point last;
-  bool ran_on = false;         // it held the GIL again later
-  QueuedTimes queued_before{}; // of every thread, early in this hold
+  bool may_have_run_on = false; // it held the GIL again later, or could have
+  QueuedTimes queued_before{};  // of every thread, early in this hold
 
   Clock::duration length() const {
     return last - first;
@@ -36,21 +37,30 @@ class HoldLog {
   HoldLog(Clock::duration threshold, Clock::duration look_period)
       : threshold_(threshold), look_period_(look_period) {}
 
-  void begin(const void* holder, Clock::time_point now) {
+  /// `switches`: gil_switches() at that moment.
+  void begin(const void* holder, uint64_t switches, Clock::time_point now) {
     long_holds_.clear();
     current_ = Hold{holder, now, now};
+    switches_ = switches;
   }
 
-  void see(const void* holder, Clock::time_point now) {
-    if (holder == current_.holder) {
+  void see(const void* holder, uint64_t switches, Clock::time_point now) {
+    if (holder == current_.holder && switches == switches_) {
       current_.last = now;
       return;
     }
+    // Whom the GIL went to since the last look, without being seen.
+    const uint64_t unseen = switches - switches_ - (holder ? 1 : 0);
+    const bool some_unseen = switches != switches_ && unseen > 0;
+    const void* before = current_.holder;
     close();
     for (Hold& hold : long_holds_) {
-      hold.ran_on |= hold.holder == holder;
+      // The one next to itself it cannot have been.
+      hold.may_have_run_on |= hold.holder == holder ||
+          (some_unseen && (unseen > 1 || before != hold.holder));
     }
     current_ = Hold{holder, now, now};
+    switches_ = switches;
   }
 
   /// Longer than a turn: what the scheduler takes from now on is to be told
@@ -70,12 +80,14 @@ class HoldLog {
   }
 
   /// The waiting ended. The last hold lasted until now, unless the looks had
-  /// become so rare that one cannot say.
-  std::vector<Hold> finish(Clock::time_point now) {
+  /// become so rare that one cannot say. `self` has the GIL now.
+  std::vector<Hold> finish(
+      const void* self, uint64_t switches, Clock::time_point now) {
     if (now - current_.last <= 2 * look_period_) {
       current_.last = now;
     }
-    close();
+    see(self, switches, now);
+    close(); // the holder's own, where it is the one that calls this
     return std::exchange(long_holds_, {});
   }
 
@@ -89,6 +101,7 @@ class HoldLog {
   Clock::duration threshold_;
   Clock::duration look_period_;
   Hold current_{};
+  uint64_t switches_ = 0; // at the last look
   std::vector<Hold> long_holds_;
 };
 

@@ -104,7 +104,7 @@ void Prober::look() {
       before = holder;
       continue;
     }
-    log_.begin(holder, Clock::now());
+    log_.begin(holder, gil_switches(), Clock::now());
     ++knocks_;
     waiting_ = true;
     wake_knocker_.notify_one();
@@ -121,7 +121,12 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
     if (stopping_ || !waiting_) {
       return;
     }
-    log_.see(gil_holder(), Clock::now());
+    const uint64_t switches = gil_switches();
+    const void* holder = gil_holder();
+    if (switches != gil_switches()) {
+      continue; // it goes from hand to hand: the next look is soon
+    }
+    log_.see(holder, switches, Clock::now());
     if (log_.getting_long()) {
       main_look_->ask();
     }
@@ -165,7 +170,7 @@ void Prober::report_holds() {
       return; // the other was first
     }
     waiting_ = false;
-    holds = log_.finish(now);
+    holds = log_.finish(gil_holder(), gil_switches(), now);
   }
   wake_looker_.notify_one();
   for (const Hold& hold : holds) {

@@ -94,7 +94,7 @@ class PyProber {
           in_seconds(queued),
           culprit.name,
           culprit.ident,
-          !hold.ran_on,
+          !hold.may_have_run_on,
           culprit.frames);
       for (py::handle sink : sinks_) {
         sink(found);

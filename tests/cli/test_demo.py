@@ -252,7 +252,9 @@ def test_a_terminal_gets_colours(monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_said_before_measuring(tmp_path, capsys):
-    assert main(["--json", str(tmp_path / "nowhere" / "demo.json")]) == 2
+    with pytest.raises(SystemExit) as left:
+        main(["--json", str(tmp_path / "nowhere" / "demo.json")])
+    assert left.value.code == 2
     assert "no folder" in capsys.readouterr().err
 
 

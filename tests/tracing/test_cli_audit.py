@@ -195,6 +195,39 @@ def test_wrong_calls_say_what_is_missing(arguments, says, script):
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("audit", "--json"),
+        ("audit", "--trace"),
+        ("audit", "--plot"),
+        ("watch", "--json"),
+        ("doctor", "--json"),
+    ],
+)
+@pytest.mark.parametrize(("where", "says"), [("nowhere/file", "no folder"), ("", "is a folder")])
+def test_a_file_that_cannot_be_written_is_said_before_the_script_runs(
+    script, tmp_path, command, option, where, says
+):
+    path = () if command == "doctor" else (script("print('it ran')"),)
+    done = audit(option, tmp_path / where, *path, command=("-m", "torchgil", command))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_line_just_over_the_smallest_limit_is_found_every_time(script):
+    path = script("""
+        import ctypes
+        libc = ctypes.PyDLL(None)  # calls with the GIL held
+        for _ in range(5):
+            libc.usleep(20_000)  # the culprit
+    """)
+    done = audit("--fail-if-held", "10ms", path)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("script.py:5 in <module>: libc.usleep(20_000)") == 5, done.stderr
+
+
 def test_help_has_examples(script):
     done = audit("--help")
     assert done.exit_code == 0

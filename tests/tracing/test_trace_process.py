@@ -190,7 +190,7 @@ def test_what_was_loaded_inside_the_trace_and_stayed_unseen_is_named(tmp_path, l
         pytest.skip("this python has no extension module of _bz2 to copy")
     copy = str(shutil.copy(bz2.__file__, tmp_path / f"copy_{lock}.so"))
     start = C.trace_start
-    monkeypatch.setattr(C, "trace_start", lambda events, gil, _: start(events, gil, lock))
+    monkeypatch.setattr(C, "trace_start", lambda events, gil, _, *more: start(events, gil, lock, *more))
     with torchgil.trace() as before:
         pass
     with torchgil.trace() as trace:

@@ -125,6 +125,33 @@ def test_names_the_right_thread_among_busy_and_blocked_ones() -> None:
     }
 
 
+def test_under_overload_a_line_that_may_be_a_later_one_is_not_called_exact() -> None:
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            busy_in_python(0.001)
+            time.sleep(0)  # hands the GIL on between two looks
+
+    def culprit() -> None:
+        for _ in range(12):
+            held.spin(0.08)
+            busy_in_python(0.01)
+        stop.set()
+
+    line = inspect.getsourcelines(culprit)[1] + 2
+    with (
+        torchgil.Watchdog(threshold=0.03) as watchdog,
+        threads(4, lambda: released.spin(3), "released"),  # more than there are cores for
+        threads(3, busy, "busy"),
+        threads(1, culprit, "culprit"),
+    ):
+        pass
+    mine = [hold for hold in watchdog.holds if hold.thread_name == "culprit-0"]
+    assert mine, watchdog.holds
+    assert {hold.lineno for hold in mine if hold.exact} <= {line}, mine
+
+
 def test_sees_a_thread_that_threading_does_not_know_and_one_that_has_ended() -> None:
     import _thread
 

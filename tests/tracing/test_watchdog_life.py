@@ -212,6 +212,41 @@ def test_survives_fork() -> None:
     assert child.exit_code == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_in_the_middle_of_a_start_leaves_the_child_no_lock() -> None:
+    run_in_child(
+        """
+        import os, threading, torchgil, warnings
+        from torchgil.tracing import watchdog as module
+        warnings.simplefilter("ignore", DeprecationWarning)
+        original, inside, go_on = module._Session, threading.Event(), threading.Event()
+        def session(watchdog):
+            inside.set()
+            go_on.wait()
+            return original(watchdog)
+        module._Session = session
+        watchdog = torchgil.Watchdog(on_hold=lambda hold: None)
+        thread = threading.Thread(target=watchdog.start)
+        thread.start()
+        inside.wait()
+        module._Session = original
+        pid = os.fork()
+        if pid == 0:
+            assert not watchdog.running
+            watchdog.start()
+            assert watchdog.running
+            watchdog.stop()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        go_on.set()
+        thread.join()
+        assert watchdog.running
+        watchdog.stop()
+        """,
+        timeout=60,
+    )
+
+
 def test_does_not_deadlock_with_locks_of_the_watched_code() -> None:
     run_in_child(
         """

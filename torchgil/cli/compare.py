@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from torchgil._version import __version__
-from torchgil.cli import needs
+from torchgil.cli import needs, output_file
 from torchgil.compare.contenders import Contender, contenders
 from torchgil.compare.recommendation import best, recommend
 from torchgil.compare.run import Result, compare
@@ -106,16 +106,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--timeout", type=float, default=600.0, metavar="S", help="give a visit up (default 600)"
     )
     parser.add_argument("--quick", action="store_true", help="no grid of workers x intra-op threads")
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
-    parser.add_argument("--plot", metavar="FILE", help="draw throughput against memory")
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the figures")
+    parser.add_argument("--plot", metavar="FILE", type=output_file, help="draw throughput against memory")
     options = parser.parse_args(argv)
     for name in ("workers", "in_flight", "seconds", "visits", "timeout"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0, got {value}")
-    for path in filter(None, (options.json, options.plot)):  # before minutes of measuring
-        if not Path(path).parent.is_dir():
-            parser.error(f"no folder {Path(path).parent} for {Path(path).name}")
     return options
 
 

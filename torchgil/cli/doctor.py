@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torchgil.cli import output_file
+
 __all__ = ["advice", "examine", "main", "openmp_runtimes", "render"]
 
 _EPILOG = """\
@@ -31,7 +33,9 @@ def main(argv: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", help="write it as JSON as well; - for stdout alone")
+    parser.add_argument(
+        "--json", metavar="FILE", type=_output, help="write it as JSON as well; - for stdout alone"
+    )
     options = parser.parse_args(argv)
     facts = examine()
     if options.json != "-":
@@ -45,6 +49,10 @@ def main(argv: list[str]) -> int:
         else:
             Path(options.json).write_text(text + "\n")
     return 1 if facts["extension_error"] else 0
+
+
+def _output(path: str) -> str:
+    return path if path == "-" else output_file(path)
 
 
 def examine() -> dict[str, Any]:

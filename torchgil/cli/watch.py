@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchgil.cli import script
+from torchgil.cli import output_file, script
 
 if TYPE_CHECKING:
     from torchgil.tracing import LongHold
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name holds that are longer (default 50ms, at least twice the switch interval: 10ms)",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
-    parser.add_argument("--json", metavar="FILE", help="write what was found as JSON")
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was found as JSON")
     parser.add_argument("--fail", action="store_true", help="exit code 3 if something was found, for CI")
     script.add_script_arguments(parser)
     return parser

@@ -65,6 +65,7 @@ class ThreadRecording:
     kinds: Sequence[int]
     names: Sequence[int]  # of ops: offsets for Recording.name_at()
     known_at_start: bool  # a Python thread that existed when the trace started
+    at_start: State | None = None  # where it is known; else its first event tells
 
     @classmethod
     def from_bytes(

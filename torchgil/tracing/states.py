@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
-from torchgil.tracing.recording import Kind, Recording, Segment, State, ThreadRecording
+from torchgil.tracing.recording import STARTS, Kind, Recording, Segment, State, ThreadRecording
 
-__all__ = ["states_of"]
+__all__ = ["since", "states_of"]
 
 _NEXT = {
     Kind.RELEASE: State.FREE,
@@ -45,7 +47,7 @@ def _claimed(thread: ThreadRecording, recording: Recording) -> list[Segment]:
         if not thread.times_ns:
             return []
         since = max(since, thread.times_ns[0])
-    state: State | None = None
+    state = thread.at_start
     segments: list[Segment] = []
     for time_ns, kind in _gil_events(thread):
         if time_ns >= end_ns:
@@ -79,6 +81,43 @@ def _gil_events(thread: ThreadRecording) -> Iterator[tuple[int, Kind]]:
         kind = _GIL_KINDS.get(number)
         if kind is not None:
             yield time_ns, kind
+
+
+def since(recording: Recording, start_ns: int) -> Recording:
+    """The recording as if it had started at this time, with what was known by then."""
+    if start_ns <= recording.start_ns:
+        return recording
+    threads = tuple(_since(thread, recording, start_ns) for thread in recording.threads)
+    return replace(recording, start_ns=start_ns, threads=threads)
+
+
+def _since(thread: ThreadRecording, recording: Recording, start_ns: int) -> ThreadRecording:
+    cut = bisect_left(thread.times_ns, start_ns)
+    if cut == 0:
+        return thread
+    known, state = True, thread.at_start
+    open_ops: list[tuple[int, int]] = []  # kind and name
+    for kind, name in zip(thread.kinds[:cut], thread.names[:cut], strict=True):
+        if kind == Kind.THREAD_END:
+            known, state = False, None
+        elif kind in _GIL_KINDS and not (kind == Kind.REQUEST and state is State.PREEMPTED):
+            state = _NEXT[_GIL_KINDS[kind]]
+        elif kind in STARTS:
+            open_ops.append((kind, name))
+        elif kind == Kind.OP_END and open_ops:
+            at = len(open_ops) - 1
+            while name and at >= 0 and recording.name_at(open_ops[at][1]) != recording.name_at(name):
+                at -= 1
+            if at >= 0:
+                del open_ops[at:]
+    return replace(
+        thread,
+        times_ns=[start_ns] * len(open_ops) + list(thread.times_ns[cut:]),
+        kinds=[kind for kind, _ in open_ops] + list(thread.kinds[cut:]),
+        names=[name for _, name in open_ops] + list(thread.names[cut:]),
+        known_at_start=known,
+        at_start=state,
+    )
 
 
 def _resolve(claims: list[list[Segment]]) -> list[list[Segment]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
+from typing import Literal
 
 from torchgil._build import C
-from torchgil.tracing.recording import Recording, ThreadRecording
+from torchgil.tracing.recording import Recording, State, ThreadRecording
 from torchgil.tracing.report import Report, build_report
+from torchgil.tracing.states import since
 
 __all__ = ["Trace", "trace"]
 
 _MAX_EVENTS = 1 << 32  # 64 GB of buffer: more is a mistake
+_KEPT_THREADS = 4096  # whose names are known although they have ended, in a trace that keeps the newest
 
 
 def has_gil() -> bool:
@@ -26,14 +30,25 @@ def has_gil() -> bool:
 class Trace:
     """A trace of the GIL; see `trace`. Use it as a context manager, once."""
 
-    def __init__(self, *, max_events: int = 1_000_000, forced_switches: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_events: int = 1_000_000,
+        ops: bool = True,
+        keep: Literal["oldest", "newest"] = "oldest",
+        forced_switches: bool = True,
+    ) -> None:
         if (
             isinstance(max_events, bool)
             or not isinstance(max_events, int)
             or not 1 <= max_events <= _MAX_EVENTS
         ):
             raise ValueError(f"trace: max_events must be an integer from 1 to 2**32, got {max_events!r}")
+        if keep not in ("oldest", "newest"):
+            raise ValueError(f"trace: keep must be 'oldest' or 'newest', got {keep!r}")
         self._max_events = max_events
+        self._ops = ops
+        self._newest = keep == "newest"
         self._lock_witness = forced_switches
         self._pid = 0  # of the process that runs it; 0: not started
         self._recording: Recording | None = None
@@ -44,8 +59,10 @@ class Trace:
             raise RuntimeError("trace: a Trace records once; call torchgil.trace() again for another")
         self._has_gil = has_gil()
         self._known = set(sys._current_frames())
-        self._names = _ThreadNames()
-        self._start = C.trace_start(self._max_events, self._has_gil, self._lock_witness)
+        self._names = _ThreadNames(_KEPT_THREADS if self._newest else None)
+        self._start = C.trace_start(
+            self._max_events, self._has_gil, self._lock_witness, self._ops, self._newest
+        )
         self._pid = os.getpid()
         self._names.watch()
         return self
@@ -71,21 +88,29 @@ class Trace:
             # With the lock watched, the GIL is seen to change hands, and not that they gave it away.
             seen = "their releases count as preempted" if self._start["lock"] else "their calls stayed unseen"
             notes.append(f"not redirected, (loaded during the trace?), so that {seen}: {objects}")
-        self._recording = Recording(
+        begin_ns, dropped = stopped["complete_from_ns"], stopped["dropped"]
+        if self._newest and dropped:
+            kept_s, wall_s = ((stopped["stop_ns"] - ns) * 1e-9 for ns in (begin_ns, stopped["start_ns"]))
+            notes.append(f"the newest {kept_s:.6f} s of {wall_s:.6f} s: {dropped} older events were given up")
+            dropped = 0
+        recording = Recording(
             pid=self._pid,
             start_ns=stopped["start_ns"],
             stop_ns=stopped["stop_ns"],
             complete_until_ns=stopped["complete_until_ns"],
-            dropped=stopped["dropped"],
+            dropped=dropped,
             unix_offset_ns=stopped["unix_offset_ns"],
-            threads=self._threads(stopped["threads"]),
+            threads=self._threads(stopped["threads"], set(stopped["waiting"])),
             name_table=stopped["names"],
             gil_seen=gil_seen,
             has_gil=self._has_gil,
             notes=tuple(notes),
         )
+        self._recording = since(recording, begin_ns)
 
-    def _threads(self, recorded: list[tuple[int, int, str, bytes, int]]) -> tuple[ThreadRecording, ...]:
+    def _threads(
+        self, recorded: list[tuple[int, int, str, bytes, int]], waiting: set[int]
+    ) -> tuple[ThreadRecording, ...]:
         unseen = self._known.copy()
         alive = set(sys._current_frames())
         threads = []
@@ -96,15 +121,19 @@ class Trace:
             name = self._names.of(ident, native_id, kernel_name)
             thread = ThreadRecording.from_bytes(ident, native_id, name, events, known)
             threads.append(thread if ident in alive else thread.ended())
-        # No event at all: it sat in one window from before the start until after the stop.
+        # No event at all: it sat in one window, or asked for the GIL, from before the start until the stop.
         for ident in sorted(unseen):
             native_id = self._names.native_id(ident)
             name = self._names.of(ident, native_id, "")
-            threads.append(ThreadRecording(ident, native_id, name, (), b"", (), True))
+            state = State.WAIT if native_id in waiting else State.FREE
+            threads.append(ThreadRecording(ident, native_id, name, (), b"", (), True, state))
         return tuple(threads)
 
-    def report(self) -> Report:
+    def report(self, *, last: float | None = None) -> Report:
         """The numbers, once the block is left.
+
+        Args:
+            last: Speak of so many seconds before the end only.
 
         Raises:
             RuntimeError: The trace has not ended yet, or this is a fork's child.
@@ -113,12 +142,21 @@ class Trace:
             if self._pid and os.getpid() != self._pid:
                 raise RuntimeError("trace: this process was forked inside the trace, which is its parent's")
             raise RuntimeError("trace: the report is ready when the `with` block has ended")
+        if last is not None:
+            start_ns = self._recording.stop_ns - int(last * 1e9)
+            return build_report(since(self._recording, start_ns))
         if self._report is None:
             self._report = build_report(self._recording)
         return self._report
 
 
-def trace(*, max_events: int = 1_000_000, forced_switches: bool = True) -> Trace:
+def trace(
+    *,
+    max_events: int = 1_000_000,
+    ops: bool = True,
+    keep: Literal["oldest", "newest"] = "oldest",
+    forced_switches: bool = True,
+) -> Trace:
     """Records each release, request and acquire of the GIL, and each torch op, on all threads.
 
     Exact, not sampled: the calls are redirected while the block runs, and put back
@@ -127,6 +165,9 @@ def trace(*, max_events: int = 1_000_000, forced_switches: bool = True) -> Trace
     Args:
         max_events: Events kept, of 16 bytes each, for all threads together; an op call
             takes 5. What comes later is dropped, counted, and said in the report.
+        ops: False records the GIL alone, which costs less.
+        keep: ``"newest"`` lets the oldest events go where there is no room for new ones, so
+            that a trace can run until something happens; the report is on what was kept.
         forced_switches: False does not look at the lock inside the interpreter: its
             forced switches are then inferred from who acquires next.
 
@@ -134,7 +175,7 @@ def trace(*, max_events: int = 1_000_000, forced_switches: bool = True) -> Trace
         A context manager; after the block its ``report()`` gives the numbers.
 
     Raises:
-        ValueError: max_events is no integer from 1 to 2**32.
+        ValueError: max_events is no integer from 1 to 2**32, or keep is something else.
         RuntimeError: Another trace is running (on entry).
 
     >>> import torchgil
@@ -145,14 +186,14 @@ def trace(*, max_events: int = 1_000_000, forced_switches: bool = True) -> Trace
     >>> me.name, me.releases, me.free_s > 0.009
     ('MainThread', 1, True)
     """
-    return Trace(max_events=max_events, forced_switches=forced_switches)
+    return Trace(max_events=max_events, ops=ops, keep=keep, forced_switches=forced_switches)
 
 
 class _ThreadNames:
     """Python's names of threads, of those too that start and end within the trace."""
 
-    def __init__(self) -> None:
-        self._threads = list(threading.enumerate())
+    def __init__(self, kept: int | None) -> None:
+        self._threads = deque(threading.enumerate(), kept)
 
     def watch(self) -> None:
         started = self._threads
@@ -168,7 +209,7 @@ class _ThreadNames:
 
     def unwatch(self) -> None:
         self.put_back()
-        self._threads += threading.enumerate()
+        self._threads.extend(threading.enumerate())
         self._by_native_id = {t.native_id: t.name for t in self._threads}
         # In a fork's child threading still has the parent's number for the main thread; Linux has the process's.
         self._by_native_id[os.getpid()] = threading.main_thread().name

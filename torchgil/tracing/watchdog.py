@@ -62,8 +62,8 @@ class LongHold:
         function: Name of the function that the line is in.
         stack: All its frames, outermost first, as ``traceback`` has them.
         exact: Whether nothing speaks against the thread being still where it gave way. False:
-            another thread got the GIL in between and then this one again, so that the
-            line may be a later one than the culprit.
+            other threads got the GIL in between, and then this one again or perhaps
+            again, so that the line may be a later one than the culprit.
     """
 
     duration_s: float
@@ -125,8 +125,7 @@ class Watchdog:
 
     A hold is met for certain if it is longer than ``threshold + 2.1 * mean_gap``; one
     that is just over the threshold is met now and then. Python code that calls nothing
-    slow, but whose thread the operating system takes off its core, is not a hold. Two holds by
-    one thread with less than a look (``threshold / 20``) of another thread between them are seen as one.
+    slow, but whose thread the operating system takes off its core, is not a hold.
     A thread that ends right after a hold, while threads other than the main one wait for the GIL too, can
     be gone before anybody looked: the hold is reported, without line and name.
 
@@ -178,7 +177,6 @@ class Watchdog:
         self.on_hold = on_hold
         self._reports: deque[_Report] = deque(maxlen=max_holds)
         self._session: _Session | None = None
-        self._changing = threading.Lock()  # several threads may start or stop it
 
     @property
     def holds(self) -> list[LongHold]:
@@ -205,7 +203,7 @@ class Watchdog:
             RuntimeError: It is watching already, or the interpreter is at its exit.
             ValueError: The switch interval was raised over half the threshold.
         """
-        with self._changing:
+        with _changing:
             if self._session is not None:
                 raise RuntimeError("this Watchdog is running already; stop() it first, or make another")
             if _exiting:
@@ -214,8 +212,12 @@ class Watchdog:
             if not C.gil_holder_known():
                 warnings.warn(f"Watchdog: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
                 return
-            self._session = _Session(self)
-            _running.add(self)
+            _running.add(self)  # before, so that a fork in the middle of it leaves the child none
+            try:
+                self._session = _Session(self)
+            except BaseException:
+                _running.discard(self)
+                raise
 
     def stop(self) -> None:
         """Ends watching; both native threads are gone when it returns. Twice does no harm.
@@ -223,7 +225,7 @@ class Watchdog:
         Each hold found so far has been passed to on_hold then, unless on_hold does not return:
         stop() waits 5 s for it, logs that it goes on, and returns.
         """
-        with self._changing:
+        with _changing:
             session, self._session = self._session, None
             _running.discard(self)
         if session is not None:
@@ -323,6 +325,7 @@ def _why_not() -> str:
     return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
 
 
+_changing = threading.Lock()  # several threads may start or stop one; held for moments
 _running: set[Watchdog] = set()  # keeps them alive while they watch
 _exiting = False
 
@@ -336,10 +339,11 @@ def _stop_all() -> None:
 
 
 def _forget_all() -> None:
-    """In the child of a fork: the threads are the parent's."""
+    """In the child of a fork: the threads are the parent's, and so is who had the lock."""
+    global _changing
+    _changing = threading.Lock()
     for watchdog in list(_running):
         watchdog._session = None
-        watchdog._changing = threading.Lock()
     _running.clear()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from torchgil._version import __version__
-from torchgil.cli import needs
+from torchgil.cli import needs, output_file
 from torchgil.cli.demo import accelerator, contention, policies, scaling
 from torchgil.cli.demo.load import OtherLoad
 from torchgil.cli.demo.screen import Screen
@@ -63,14 +62,10 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.plot:
         needs("matplotlib")  # before half a minute of measuring, not after
-    for path in filter(None, (options.json, options.plot)):
-        if not path.parent.is_dir():
-            print(f"torchgil demo: no folder {path.parent} for {path.name}", file=sys.stderr)
-            return 2
     screen = Screen()
     demo = _measure(options, screen)
     if options.json:
-        options.json.write_text(json.dumps(demo.to_dict(), indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(demo.to_dict(), indent=1) + "\n")
         screen.note(f"figures: {options.json}")
     if options.plot:
         from torchgil.cli.demo.picture import draw
@@ -94,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="an accelerator for section 4; the others are about the CPU (default: cpu)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (needs matplotlib)")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--plot", type=output_file, metavar="FILE", help="draw a picture (needs matplotlib)")
     return parser
 
 

@@ -20,12 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from torchgil.priority import GilPriority
-from torchgil.serving.calls import Call, CallLedger
-from torchgil.serving.process import HomeProcess
-from torchgil.serving.stats import PoolStats
+from torchgil.serving.stats import PoolCounts, PoolStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
 
-__all__ = ["ThreadPool"]
+__all__ = ["ThreadPool", "check_process"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,8 +100,8 @@ class ThreadPool(ThreadPoolExecutor):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._ledger = CallLedger()
-        self._home = HomeProcess("ThreadPool")
+        self._counts = PoolCounts()
+        self._pid = os.getpid()
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
         kept = [torch.inference_mode] * inference_mode + [GilPriority] * gil_priority
@@ -112,7 +110,7 @@ class ThreadPool(ThreadPoolExecutor):
             self._workers,
             thread_name_prefix,
             initializer=_start_worker,
-            initargs=(self._ledger, itertools.count(), *settings, initializer, initargs),
+            initargs=(self._counts, itertools.count(), *settings, initializer, initargs),
         )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -125,14 +123,25 @@ class ThreadPool(ThreadPoolExecutor):
             RuntimeError: After `shutdown`, at interpreter exit, or in a forked child.
             concurrent.futures.BrokenExecutor: After an initializer raised.
         """
-        self._home.check()
-        self._ledger.submitted(1)
+        check_process("ThreadPool", self._pid)
+        counts, submitted_s = self._counts, time.perf_counter()
+
+        def call() -> T:
+            started_s, failed = counts.started(submitted_s), True
+            try:
+                result = fn(*args, **kwargs)
+                failed = False
+                return result
+            finally:
+                counts.finished(started_s, failed=failed)
+
+        counts.submitted(1)
         try:
-            future = super().submit(Call(self._ledger, fn, args, kwargs))
+            future = super().submit(call)
         except BaseException:
-            self._ledger.submitted(-1)
+            counts.submitted(-1)
             raise
-        future.add_done_callback(self._ledger.settled)
+        future.add_done_callback(counts.settled)
         return future
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -183,7 +192,7 @@ class ThreadPool(ThreadPoolExecutor):
             ...     pool.stats().done
             1
         """
-        self._home.check()
+        check_process("ThreadPool", self._pid)
         window_s = wait_s = None
         if gil:
             from torchgil.tracing import trace
@@ -195,9 +204,9 @@ class ThreadPool(ThreadPoolExecutor):
             wait_s = sum(
                 thread.wait_s + thread.preempted_s
                 for thread in report.threads
-                if thread.ident in self._ledger.worker_idents
+                if thread.ident in self._counts.worker_idents
             )
-        stats = self._ledger.snapshot(self._workers, self._intra_op_threads)
+        stats = self._counts.snapshot(self._workers, self._intra_op_threads)
         return replace(stats, gil_window_s=window_s, gil_wait_s=wait_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -208,7 +217,7 @@ class ThreadPool(ThreadPoolExecutor):
             cancel_futures: True: cancel the calls that no worker has taken yet.
         """
         # A forked child has no workers to wait for, and the parent's locks may be held there for ever.
-        if not self._home.left:
+        if os.getpid() == self._pid:
             super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def __exit__(
@@ -226,7 +235,7 @@ class ThreadPool(ThreadPoolExecutor):
 
 
 def _start_worker(
-    ledger: CallLedger,
+    counts: PoolCounts,
     indices: Iterator[int],
     intra_op_threads: int,
     kept: Sequence[Callable[[], AbstractContextManager[Any]]],
@@ -248,9 +257,18 @@ def _start_worker(
         if initializer is not None:
             initializer(*initargs)
     except BaseException:
-        ledger.broken = True
+        counts.broken = True
         raise
-    ledger.worker_idents.add(threading.get_ident())
+    counts.worker_idents.add(threading.get_ident())
+
+
+def check_process(what: str, pid: int) -> None:
+    """Raise RuntimeError in a forked child of the process `pid`, where the `what` was made."""
+    if os.getpid() != pid:
+        raise RuntimeError(
+            f"this {what} was made before os.fork() and its threads stayed in the parent process; make a new "
+            f"{what} in the child"
+        )
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
 from torchgil.serving.pool import check_process
-from torchgil.serving.requests import BLOCKED, BatcherClosed, QueueFull, Request
+from torchgil.serving.requests import BatcherClosed, QueueFull, Request
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
@@ -120,11 +120,10 @@ class Batcher:
             executor = ThreadPoolExecutor(
                 concurrency, "torchgil-batcher", initializer=set_own_intra_op_threads, initargs=(share,)
             )
-        if not callable(getattr(executor, "submit", None)) or isinstance(executor, ProcessPoolExecutor):
-            kind = type(executor).__name__
-            raise TypeError(
-                f"Batcher: executor must be an Executor with threads of this process, got {kind}"
-            )
+        if not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"Batcher: executor must be an Executor, got {type(executor).__name__}")
+        if isinstance(executor, ProcessPoolExecutor):
+            raise TypeError("Batcher: executor must run threads of this process, got ProcessPoolExecutor")
         self._fn = fn
         self._executor = executor
         self._max_batch_size = max_batch_size
@@ -134,8 +133,8 @@ class Batcher:
         self._pid = os.getpid()
         self._dispatcher = Dispatcher(
             self._answer,
-            executor,
             RowQueue(max_batch_size, max_delay, max_queue),
+            executor,
             concurrency=concurrency,
             retry_halves=retry_halves,
             raise_when_full=on_full == "raise",
@@ -211,7 +210,7 @@ class Batcher:
         timers = []
         if timeout is not None:
             timers.append(loop.call_later(timeout, self._dispatcher.give_up, request, True))
-        if self._block_timeout is not None and request.state == BLOCKED:
+        if self._block_timeout is not None and request.state == "blocked":
             timers.append(loop.call_later(self._block_timeout, self._dispatcher.give_up, request))
         try:
             return await future  # cancelled with its task

@@ -9,17 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from torchgil.serving.requests import (
-    BLOCKED,
-    ENDED,
-    QUEUED,
-    TAKEN,
-    BatcherClosed,
-    QueueFull,
-    Request,
-    tell,
-    tell_error,
-)
+from torchgil.serving.requests import BatcherClosed, QueueFull, Request, tell, tell_error
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherCounts, BatcherStats
 
@@ -29,20 +19,13 @@ _log = logging.getLogger("torchgil")
 
 
 class _Turn:
-    """A worker's turn on the executor: it serves batches until there are none, or another collects the
-    next."""
+    """A worker's turn on the executor: it serves batches until there are none, or another collects them."""
 
     __slots__ = ("batch", "ident")
 
     def __init__(self) -> None:
         self.batch: list[Request] = []
         self.ident = 0  # of its thread, once it runs
-
-    def forget(self) -> None:
-        """Let go of the batch; who keeps an error, keeps the frames of its traceback, and so the requests."""
-        for request in self.batch:
-            request.payload = None
-        self.batch = []
 
 
 class Dispatcher:
@@ -54,18 +37,16 @@ class Dispatcher:
 
     Args:
         answer: `answer(requests)` returns the result of each.
-        executor: Where turns run.
-        queue: The queue; this object's from now on.
-        concurrency: Most batches at once.
-        retry_halves: True: where `answer` raises, it is called again with each half.
+        queue: This object's from now on.
+        executor, concurrency, retry_halves: As the batcher's.
         raise_when_full: True: a full queue raises; False: it blocks.
     """
 
     def __init__(
         self,
         answer: Callable[[list[Request]], Sequence[Any]],
-        executor: Executor,
         queue: RowQueue,
+        executor: Executor,
         *,
         concurrency: int,
         retry_halves: bool,
@@ -101,20 +82,17 @@ class Dispatcher:
                 if self._queue.push(request):
                     self._due.notify()
             else:
-                self._block(request)
+                full = f"the batcher's queue is full ({self._queue.requests} requests)"
+                if self._raise_when_full:
+                    raise QueueFull(full)
+                if request.loop is None and self._is_mine():
+                    raise QueueFull(
+                        f"{full}, and a done-callback or the batched function itself must not wait for room: "
+                        "the batcher waits for it"
+                    )
+                self._queue.block(request)
             turn = self._appoint()
         self._start(turn)
-
-    def _block(self, request: Request) -> None:
-        full = f"the batcher's queue is full ({self._queue.requests} requests)"
-        if self._raise_when_full:
-            raise QueueFull(full)
-        if request.loop is None and self._is_mine():
-            raise QueueFull(
-                f"{full}, and a done-callback or the batched function itself must not wait for room: the "
-                "batcher waits for it"
-            )
-        self._queue.block(request)
 
     def count_refused(self) -> None:
         """A request failed before it was queued, for a fault of its own."""
@@ -124,19 +102,13 @@ class Dispatcher:
     def give_up(self, request: Request, queued: bool = False) -> None:
         """End `request` for lateness where it waits for room; with `queued`, in the queue, too."""
         with self._lock:
-            blocked = request.state == BLOCKED
-            if not (blocked or (queued and request.state == QUEUED)):
+            blocked = request.state == "blocked"
+            if not (blocked or (queued and request.state == "queued")):
                 return
             late = self._queue.remove(request)
             if not blocked:
                 late = self._end(late, "timed_out")
-        if blocked:
-            waited_s = time.monotonic() - request.submitted_s
-            tell_error(
-                late, QueueFull(f"the batcher's queue had no room for the request in {waited_s:.3g} s")
-            )
-        else:
-            _tell_late(late)
+        _tell_late(late, QueueFull if blocked else TimeoutError)
 
     # Turns.
 
@@ -165,11 +137,14 @@ class Dispatcher:
         turn.ident = threading.get_ident()
         while self._next(turn):
             self._serve(turn.batch)
-            turn.forget()
+            for request in turn.batch:
+                request.payload = None  # who keeps an error, keeps its frames, and so the requests
+            turn.batch = []
+            del request
 
     def _next(self, turn: _Turn) -> bool:
         """Form the next batch of `turn`; False where there is none, and the turn has ended."""
-        while True:
+        while not turn.batch:
             with self._lock:
                 if turn not in self._turns:
                     return False  # lost, and run all the same
@@ -179,9 +154,8 @@ class Dispatcher:
                     return False
                 successor = self._appoint()
             self._start(successor)
-            _tell_late(late)
-            if turn.batch:
-                return True
+            _tell_late(late, TimeoutError)
+        return True
 
     def _collect(self, turn: _Turn) -> list[Request]:
         """Under the lock: give `turn` a batch, waited for if there are requests; or return late ones."""
@@ -245,31 +219,30 @@ class Dispatcher:
     def _lose(self, turn: _Turn, why: str) -> None:
         """The executor will not run `turn`."""
         with self._lock:
-            lost = self._end(turn.batch, "dropped")
-            refused: list[Request] = []
+            lost, refused = list(turn.batch), []
             if len(self._turns) == 1:  # no other worker is there to serve them
-                lost += self._end(self._queue.clear(), "dropped")
                 refused = self._queue.clear_blocked()
+                lost += self._queue.clear()
+            lost = self._end(lost, "dropped")
         tell_error(lost + refused, BatcherClosed(f"the batcher's executor takes no more work: {why}"))
         with self._lock:
             self._leave(turn)
-            successor = self._appoint() if not self._turns else None
+            successor = None if self._turns else self._appoint()
         self._start(successor)
 
     # How requests end.
 
     def _end(self, requests: Sequence[Request], outcome: str) -> list[Request]:
-        """Under the lock: give `requests`, taken, their outcome; those that had none yet, and are to be
-        told."""
+        """Under the lock: give `requests` their outcome; those that had none yet, and are to be told."""
         ended = []
         for request in requests:
-            if request.state == TAKEN:
-                request.state = ENDED
+            if request.state == "taken":
+                request.state = "ended"
                 if request.loop is not None and request.future.cancelled():
                     self._counts.ended["cancelled"] += 1
                 else:
+                    self._counts.ended[outcome] += 1
                     ended.append(request)
-        self._counts.ended[outcome] += len(ended)
         return ended
 
     def close(self, *, drain: bool) -> Future[None] | None:
@@ -304,7 +277,7 @@ class Dispatcher:
         """Counts and distributions up to now."""
         with self._lock:
             self._queue.sweep()
-            running = sum(request.state == TAKEN for turn in self._turns for request in turn.batch)
+            running = sum(request.state == "taken" for turn in self._turns for request in turn.batch)
             return self._counts.snapshot(self._queue, running, time.monotonic())
 
     def _is_mine(self) -> bool:
@@ -312,8 +285,8 @@ class Dispatcher:
         return any(turn.ident == threading.get_ident() for turn in self._turns)
 
 
-def _tell_late(late: list[Request]) -> None:
+def _tell_late(late: list[Request], error: type[Exception]) -> None:
+    missed = "room in its queue" if error is QueueFull else "result"
     for request in late:
         waited_s = time.monotonic() - request.submitted_s
-        error = TimeoutError(f"the batcher had no result for the request after {waited_s:.3g} s")
-        tell_error([request], error)
+        tell_error([request], error(f"the batcher had no {missed} for the request after {waited_s:.3g} s"))

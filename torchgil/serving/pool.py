@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -81,11 +80,10 @@ class ThreadPool(ThreadPoolExecutor):
         thread_name_prefix: str = "torchgil-worker",
     ) -> None:
         cores = usable_cores()
-        self._workers = cores if workers is None else _at_least_one("workers", workers)
-        self._intra_op_threads = (
-            max(1, cores // self._workers)
-            if intra_op_threads is None
-            else _at_least_one("intra_op_threads", intra_op_threads)
+        self._workers = _at_least_one("workers", cores if workers is None else workers)
+        share = max(1, cores // self._workers)
+        self._intra_op_threads = _at_least_one(
+            "intra_op_threads", share if intra_op_threads is None else intra_op_threads
         )
         if pin and not hasattr(os, "sched_setaffinity"):
             raise ValueError(
@@ -96,7 +94,7 @@ class ThreadPool(ThreadPoolExecutor):
             warnings.warn(
                 f"ThreadPool: {self._workers} workers x {self._intra_op_threads} intra-op threads = {total} "
                 f"threads on {cores} usable cores; they will take turns. Use "
-                f"ThreadPool({min(self._workers, cores)}, intra_op_threads={max(1, cores // self._workers)})",
+                f"ThreadPool({min(self._workers, cores)}, intra_op_threads={share})",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -124,24 +122,13 @@ class ThreadPool(ThreadPoolExecutor):
             concurrent.futures.BrokenExecutor: After an initializer raised.
         """
         check_process("ThreadPool", self._pid)
-        counts, submitted_s = self._counts, time.perf_counter()
-
-        def call() -> T:
-            started_s, failed = counts.started(submitted_s), True
-            try:
-                result = fn(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                counts.finished(started_s, failed=failed)
-
-        counts.submitted(1)
+        self._counts.submitted(1)
         try:
-            future = super().submit(call)
+            future = super().submit(self._counts.call, time.perf_counter(), fn, args, kwargs)
         except BaseException:
-            counts.submitted(-1)
+            self._counts.submitted(-1)
             raise
-        future.add_done_callback(counts.settled)
+        future.add_done_callback(self._counts.settled)
         return future
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -220,12 +207,7 @@ class ThreadPool(ThreadPoolExecutor):
         if os.getpid() == self._pid:
             super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
         try:
             self.shutdown(wait=True, cancel_futures=interrupted)

@@ -8,25 +8,9 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = [
-    "BLOCKED",
-    "ENDED",
-    "QUEUED",
-    "TAKEN",
-    "BatcherClosed",
-    "QueueFull",
-    "Request",
-    "tell",
-    "tell_error",
-]
-
-# Where a request is. Changed under the batcher's lock alone, so that exactly one party ends it.
-BLOCKED = 0  # waits for room in the queue
-QUEUED = 1  # waits for a batch
-TAKEN = 2  # out of the queue and not cancelled: in a batch, or about to be told of an error
-ENDED = 3  # its outcome is decided; its future has it, or is about to
+__all__ = ["BatcherClosed", "QueueFull", "Request", "tell", "tell_error"]
 
 _log = logging.getLogger("torchgil")
 
@@ -52,7 +36,9 @@ class Request:
         expires_s: When it is late in the queue, on the same clock.
         future: What its caller waits on.
         loop: Where a task awaits it; None: a thread does.
-        state: Where it is.
+        state: Changed under the batcher's lock alone, so that exactly one party ends it. "blocked": waits for
+            room; "queued": for a batch; "taken": in a batch, or about to be told of an error, and not
+            cancelled; "ended": its outcome is decided, and its future has it, or is about to.
         room: What a thread waits on while it is blocked.
     """
 
@@ -63,7 +49,7 @@ class Request:
     expires_s: float
     future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
-    state: int = ENDED  # until it is queued
+    state: Literal["blocked", "queued", "taken", "ended"] = "ended"  # until it is queued
     room: Future[None] | None = None
 
     def take(self) -> bool:
@@ -72,7 +58,7 @@ class Request:
             taken = self.future.set_running_or_notify_cancel()
         else:
             taken = not self.future.cancelled()
-        self.state = TAKEN if taken else ENDED
+        self.state = "taken" if taken else "ended"
         return taken
 
 

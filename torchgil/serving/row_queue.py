@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from torchgil.serving.requests import BLOCKED, ENDED, QUEUED, Request
+from torchgil.serving.requests import Request
 
 __all__ = ["RowQueue"]
 
@@ -59,7 +60,7 @@ class RowQueue:
         group = self._groups.get(request.key)
         if group is None:
             group = self._groups[request.key] = _Group(request.key)
-        request.state = QUEUED
+        request.state = "queued"
         group.requests.append(request)
         group.rows += request.rows
         self.rows += request.rows
@@ -68,7 +69,7 @@ class RowQueue:
 
     def block(self, request: Request) -> None:
         """Let `request` wait for room."""
-        request.state = BLOCKED
+        request.state = "blocked"
         if request.loop is None:
             request.room = Future()
         self.blocked.append(request)
@@ -93,20 +94,16 @@ class RowQueue:
                 group, group_s = each, head_s
         if group is None:
             return [], []
-        batch: list[Request] = []
-        late: list[Request] = []
-        rows = 0
-        while group.requests and (not batch or rows + group.requests[0].rows <= self._max_batch_rows):
+        popped, rows = [], 0
+        while group.requests and rows + group.requests[0].rows <= self._max_batch_rows:
             request = group.requests.popleft()
-            if request.expires_s <= now_s:
-                late.append(request)
-            else:
+            popped.append(request)
+            if request.expires_s > now_s:
                 rows += request.rows
-                batch.append(request)
         self._swept = False
-        batch, late = self._took(group, batch), self._took(group, late)
-        self._admit()
-        return batch, late
+        taken = self._took(group, popped)
+        late = [request for request in taken if request.expires_s <= now_s]
+        return [request for request in taken if request.expires_s > now_s] if late else taken, late
 
     def due_s(self) -> float:
         """When the oldest request is due; infinity where the queue is empty."""
@@ -115,31 +112,28 @@ class RowQueue:
 
     def remove(self, request: Request) -> list[Request]:
         """Take one request out, blocked or queued; none where it is cancelled."""
-        if request.state == BLOCKED:
+        if request.state == "blocked":
             self.blocked.remove(request)
-            request.state = ENDED
+            request.state = "ended"
             return [request]
         group = self._groups[request.key]
         group.requests.remove(request)
-        taken = self._took(group, [request])
-        self._admit()
-        return taken
+        return self._took(group, [request])
 
     def sweep(self) -> None:
         """Let go of what was cancelled."""
         self._swept = True
+        self.blocked = deque(request for request in self.blocked if not request.future.cancelled())
         for group in list(self._groups.values()):
             cancelled = {request for request in group.requests if request.future.cancelled()}
             group.requests = deque(request for request in group.requests if request not in cancelled)
-            self._took(group, list(cancelled))
-        self.blocked = deque(request for request in self.blocked if not request.future.cancelled())
-        self._admit()
+            self._took(group, cancelled)
 
     def clear(self) -> list[Request]:
-        """Take everything out that is queued, and nothing in."""
+        """Take everything out that is queued; `clear_blocked` before it, or what is blocked comes in."""
         taken = []
         for group in list(self._groups.values()):
-            requests, group.requests = list(group.requests), deque()
+            requests, group.requests = group.requests, deque()
             taken += self._took(group, requests)
         return taken
 
@@ -147,27 +141,27 @@ class RowQueue:
         """Take everything out that waits for room."""
         blocked, self.blocked = list(self.blocked), deque()
         for request in blocked:
-            request.state = ENDED
+            request.state = "ended"
         return blocked
 
-    def _took(self, group: _Group, requests: list[Request]) -> list[Request]:
-        """Count `requests` out, just taken from `group`; those that were not cancelled."""
-        rows = sum([request.rows for request in requests])
-        group.rows -= rows
-        self.rows -= rows
-        self.requests -= len(requests)
+    def _took(self, group: _Group, requests: Iterable[Request]) -> list[Request]:
+        """Count `requests` out, just taken from `group`, and let others in; those that were not cancelled."""
+        taken = []
+        for request in requests:
+            group.rows -= request.rows
+            self.rows -= request.rows
+            self.requests -= 1
+            if request.take():
+                taken.append(request)
+            else:
+                self.cancelled += 1
         if not group.requests:
             self._groups.pop(group.key, None)
-        taken = [request for request in requests if request.take()]
-        self.cancelled += len(requests) - len(taken)
-        return taken
-
-    def _admit(self) -> None:
         while self.blocked and self.requests < self._max_requests:
             request = self.blocked.popleft()
-            if request.future.cancelled():
-                continue  # its caller waits no more
-            self.push(request)
-            room, request.room = request.room, None
-            if room is not None:
-                room.set_result(None)
+            if not request.future.cancelled():  # its caller waits no more
+                self.push(request)
+                room, request.room = request.room, None
+                if room is not None:
+                    room.set_result(None)
+        return taken

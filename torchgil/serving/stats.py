@@ -6,15 +6,18 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torchgil.serving.requests import Request
 from torchgil.serving.row_queue import RowQueue
 
 __all__ = ["BatcherCounts", "BatcherStats", "PoolCounts", "PoolStats", "quantile"]
+
+
+T = TypeVar("T")
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -99,23 +102,23 @@ class PoolCounts:
             with self._lock:
                 self._cancelled += 1
 
-    def started(self, submitted_s: float) -> float:
-        """A worker has taken a call; when."""
-        now_s = time.perf_counter()
+    def call(self, submitted_s: float, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
+        """Call `fn` in a worker, and count it before its future lets the caller go on."""
+        started_s, failed = time.perf_counter(), True
         with self._lock:
             self._started += 1
-            self._running_since_s += now_s
-            self._waits_s.append(now_s - submitted_s)
-        return now_s
-
-    def finished(self, started_s: float, *, failed: bool) -> None:
-        """A call is over; told before its future lets the caller go on."""
-        now_s = time.perf_counter()
-        with self._lock:
-            self._done += not failed
-            self._failed += failed
-            self._running_since_s -= started_s
-            self._busy_s += now_s - started_s
+            self._running_since_s += started_s
+            self._waits_s.append(started_s - submitted_s)
+        try:
+            result = fn(*args, **kwargs)
+            failed = False
+            return result
+        finally:
+            with self._lock:
+                self._done += not failed
+                self._failed += failed
+                self._running_since_s -= started_s
+                self._busy_s += time.perf_counter() - started_s
 
     def snapshot(self, workers: int, intra_op_threads: int) -> PoolStats:
         """The numbers as they stand."""
@@ -186,7 +189,7 @@ class BatcherCounts:
     """What a batcher counts while it runs; used under its lock."""
 
     def __init__(self) -> None:
-        self.ended: Counter[str] = Counter()  # requests by outcome
+        self.ended = dict.fromkeys(("done", "failed", "cancelled", "timed_out", "dropped"), 0)
         self._batch_rows: Counter[int] = Counter()
         self._waits_s: deque[float] = deque(maxlen=4096)
         self._served: deque[tuple[float, int]] = deque(maxlen=256)  # when a batch was answered, and its rows

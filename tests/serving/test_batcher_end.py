@@ -165,7 +165,7 @@ def test_a_dropped_batcher_is_collected_with_its_threads():
     before = set(threading.enumerate())
     batcher = torchgil.Batcher(lambda x: x, max_delay=0)
     assert batcher.submit(torch.ones(1)).result(60) == 1
-    turns = batcher._dispatcher._turns._turns
+    turns = batcher._dispatcher._turns
     wait_until(lambda: not turns)
     gone = weakref.ref(batcher)
     del batcher

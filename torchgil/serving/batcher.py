@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import operator
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
-from types import TracebackType
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
 
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
-from torchgil.serving.pool import ThreadPool
-from torchgil.serving.process import HomeProcess
-from torchgil.serving.requests import BLOCKED, BatcherClosed, CallerFuture, QueueFull, Request
+from torchgil.serving.pool import check_process
+from torchgil.serving.requests import BatcherClosed, QueueFull, Request
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherStats
-from torchgil.threads import usable_cores
+from torchgil.threads import set_own_intra_op_threads, usable_cores
 
 __all__ = ["Batcher", "BatcherClosed", "QueueFull"]
 
@@ -50,8 +50,8 @@ class Batcher:
         timeout: Seconds a request may wait for a batch before TimeoutError; None: any time. In a batch it is
             not timed any more. A task is told on time; a thread when the next batch is formed, so not while
             every worker is busy: limit its own wait with `future.result(timeout)`.
-        executor: A thread executor, yours to shut down; None: a `ThreadPool` of the batcher's own, with
-            `concurrency` workers and all usable cores but one for the ops inside.
+        executor: A thread executor, yours to shut down; None: one of the batcher's own, with `concurrency`
+            workers and all usable cores but one for the ops inside.
         concurrency: Batches at once.
         retry_halves: False: where a batch fails, all its requests fail.
         collate: `collate(requests) -> batch`, for requests of any type; they are then never grouped.
@@ -65,7 +65,7 @@ class Batcher:
         ValueError, TypeError: For arguments that make no sense.
 
     Warns:
-        RuntimeWarning: As `ThreadPool`, where `concurrency` exceeds the usable cores.
+        RuntimeWarning: Where `concurrency` of the batcher's own executor exceeds the usable cores.
 
     Give `fn` its own `torch.inference_mode()` or `no_grad()`: results with a graph are parts of one batch's,
     and a caller's `backward` would run through its neighbours' rows too.
@@ -97,40 +97,44 @@ class Batcher:
     ) -> None:
         if not callable(fn):
             raise TypeError(f"Batcher: fn must be callable, got {type(fn).__name__}")
-        for name, value in (
-            ("max_batch_size", max_batch_size),
-            ("max_queue", max_queue),
-            ("concurrency", concurrency),
-        ):
+        at_least_1 = {"max_batch_size": max_batch_size, "max_queue": max_queue, "concurrency": concurrency}
+        for name, value in at_least_1.items():
             if operator.index(value) < 1:
                 raise ValueError(f"Batcher: {name} must be at least 1, got {value}")
-        if not (math.isfinite(max_delay) and max_delay >= 0):
-            raise ValueError(
-                f"Batcher: max_delay must be a finite number of seconds, at least 0, got {max_delay}"
-            )
+        if not math.isfinite(max_delay):
+            raise ValueError(f"Batcher: max_delay must be a finite number of seconds, got {max_delay}")
+        _seconds("max_delay", max_delay)
         if on_full not in ("block", "raise"):
             raise ValueError(f'Batcher: on_full must be "block" or "raise", got {on_full!r}')
-        if executor is not None and not callable(getattr(executor, "submit", None)):
+        self._own = executor is None
+        if executor is None:
+            cores = usable_cores()
+            if concurrency > cores:
+                warnings.warn(
+                    f"Batcher: concurrency={concurrency} on {cores} usable cores; batches will take turns",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            # One core is left to the callers: ops that want them all spin while a caller's Python holds one.
+            share = max(1, (cores - 1) // concurrency)
+            executor = ThreadPoolExecutor(
+                concurrency, "torchgil-batcher", initializer=set_own_intra_op_threads, initargs=(share,)
+            )
+        if not callable(getattr(executor, "submit", None)):
             raise TypeError(f"Batcher: executor must be an Executor, got {type(executor).__name__}")
         if isinstance(executor, ProcessPoolExecutor):
             raise TypeError("Batcher: executor must run threads of this process, got ProcessPoolExecutor")
         self._fn = fn
+        self._executor = executor
         self._max_batch_size = max_batch_size
         self._block_timeout = _seconds("block_timeout", block_timeout)
         self._timeout = _seconds("timeout", timeout)
         self._collation = Collation(collate, split, rows, copy=copy)
-        self._own_pool: ThreadPool | None = None
-        if executor is None:
-            # One core is left to the callers: ops that want them all spin while a caller's Python holds one.
-            share = max(1, (usable_cores() - 1) // concurrency)
-            executor = self._own_pool = ThreadPool(
-                concurrency, intra_op_threads=share, thread_name_prefix="torchgil-batcher"
-            )
-        self._home = HomeProcess("Batcher")
+        self._pid = os.getpid()
         self._dispatcher = Dispatcher(
             self._answer,
-            executor,
             RowQueue(max_batch_size, max_delay, max_queue),
+            executor,
             concurrency=concurrency,
             retry_halves=retry_halves,
             raise_when_full=on_full == "raise",
@@ -151,26 +155,25 @@ class Batcher:
             BatcherClosed: After `shutdown`.
             RuntimeError: In a forked child.
         """
-        self._home.check()
+        check_process("Batcher", self._pid)
         timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
-        future = CallerFuture(self._dispatcher.cancelled)
+        future: Future[Any] = Future()
         try:
             request = self._request(x, timeout, future)
         except Exception as error:
             future.set_exception(error)
             return future
-        future.request = request
         self._dispatcher.offer(request)
-        if request.room is not None:
+        room = request.room
+        if room is not None:
             limits = [limit for limit in (timeout, self._block_timeout) if limit is not None]
             try:
-                request.room.wait(min([*limits, threading.TIMEOUT_MAX]))
-            except BaseException:  # Ctrl-C: the caller never gets this future
+                wait([room], min([*limits, threading.TIMEOUT_MAX]))
+                self._dispatcher.give_up(request)
+                room.result()  # there was room, or it raises why there is none
+            except BaseException:  # refused, or Ctrl-C: the caller never gets this future
                 future.cancel()
                 raise
-            self._dispatcher.give_up(request)
-            if request.refusal is not None:
-                raise request.refusal
         return future
 
     async def __call__(self, x: Any, *, timeout: float | None = None) -> Any:
@@ -198,23 +201,19 @@ class Batcher:
             >>> asyncio.run(double())
             tensor([[2., 2.]])
         """
-        self._home.check()
+        check_process("Batcher", self._pid)
         timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         request = self._request(x, timeout, future, loop)
         self._dispatcher.offer(request)
-        timers: tuple[asyncio.TimerHandle, ...] = ()
+        timers = []
         if timeout is not None:
-            timers += (loop.call_later(timeout, self._dispatcher.give_up, request, True),)
-        if self._block_timeout is not None and request.state == BLOCKED:
-            timers += (loop.call_later(self._block_timeout, self._dispatcher.give_up, request),)
+            timers.append(loop.call_later(timeout, self._dispatcher.give_up, request, True))
+        if self._block_timeout is not None and request.state == "blocked":
+            timers.append(loop.call_later(self._block_timeout, self._dispatcher.give_up, request))
         try:
-            return await future
-        except asyncio.CancelledError:
-            future.cancel()
-            self._dispatcher.cancelled.append(request)
-            raise
+            return await future  # cancelled with its task
         finally:
             for timer in timers:
                 timer.cancel()
@@ -242,7 +241,7 @@ class Batcher:
 
     def stats(self) -> BatcherStats:
         """Counts, batch sizes and waits since the batcher was made; see `BatcherStats`."""
-        self._home.check()
+        check_process("Batcher", self._pid)
         return self._dispatcher.stats()
 
     def shutdown(self, drain: bool = True, timeout: float | None = None) -> None:
@@ -257,43 +256,38 @@ class Batcher:
             timeout: Seconds to wait for batches; then all that is left, running or not, fails with
                 BatcherClosed.
         """
-        if self._home.left:
+        if os.getpid() != self._pid:
             return  # nothing of it lives here, and the parent's locks may be held for ever
         _seconds("timeout", timeout)
-        ended = self._dispatcher.close(drain=drain)
-        if ended is not None:
-            wait([ended], None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-        self._finish(ended, timeout)
+        over = self._dispatcher.close(drain=drain)
+        if over is not None:
+            wait([over], None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        self._finish(over, timeout)
 
     async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
         """`shutdown` without blocking the event loop."""
-        if self._home.left:
+        if os.getpid() != self._pid:
             return
         _seconds("timeout", timeout)
-        ended = self._dispatcher.close(drain=drain)
-        if ended is not None:
-            waiter = asyncio.wrap_future(ended)
+        over = self._dispatcher.close(drain=drain)
+        if over is not None:
+            waiter = asyncio.wrap_future(over)
             try:
                 await asyncio.wait([waiter], timeout=timeout)
             finally:
                 waiter.cancel()
-        self._finish(ended, timeout)
+        self._finish(over, timeout)
 
-    def _finish(self, ended: Future[None] | None, timeout: float | None) -> None:
-        if ended is not None and not ended.done():
+    def _finish(self, over: Future[None] | None, timeout: float | None) -> None:
+        if over is not None and not over.done():
             self._dispatcher.abandon(f"timeout of {timeout} s")
-        if self._own_pool is not None:
-            self._own_pool.shutdown(wait=ended is not None and ended.done())
+        if self._own:
+            self._executor.shutdown(wait=over is not None and over.done())
 
     def __enter__(self) -> Batcher:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
             self.shutdown(drain=not _interrupts(exc_type))  # Ctrl-C: finish what runs, no more
         except KeyboardInterrupt:
@@ -303,19 +297,14 @@ class Batcher:
     async def __aenter__(self) -> Batcher:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         await self.aclose(drain=not _interrupts(exc_type))
 
     def _request(
         self,
         x: Any,
         timeout: float | None,
-        future: CallerFuture | asyncio.Future[Any],
+        future: Future[Any] | asyncio.Future[Any],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Request:
         submitted_s = time.monotonic()

@@ -58,7 +58,6 @@ class Collation:
         self._split = split
         self._rows = rows
         self._default = collate is None and rows is None
-        self._last: Any = None  # thousands of requests share one key, which the garbage collector walks once
 
     def prepare(self, x: Any) -> tuple[Any, int, Any]:
         """What to queue for the request `x`: payload, rows, and a key equal for requests that go together.
@@ -67,12 +66,8 @@ class Collation:
             TypeError, ValueError: Where `x` cannot be batched; also whatever the user's `rows` raises.
         """
         if self._default and type(x) is Tensor and x.dim():  # the common case, kept short
-            key, last = (x.dtype, x.device, x.shape[1:]), self._last
-            if key == last:
-                key = last
-            else:
-                self._last = key
-            return x, x.shape[0], key
+            shape = x.shape
+            return x, shape[0], (x.dtype, x.device, shape[1:])
         if self._collate is not None:
             return x, self._count(x), None
         leaves, spec = tree_flatten(x)

@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from torchgil.priority import GilPriority
-from torchgil.serving.calls import Call, CallLedger
-from torchgil.serving.process import HomeProcess
-from torchgil.serving.stats import PoolStats
+from torchgil.serving.stats import PoolCounts, PoolStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
 
-__all__ = ["ThreadPool"]
+__all__ = ["ThreadPool", "check_process"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,11 +80,10 @@ class ThreadPool(ThreadPoolExecutor):
         thread_name_prefix: str = "torchgil-worker",
     ) -> None:
         cores = usable_cores()
-        self._workers = cores if workers is None else _at_least_one("workers", workers)
-        self._intra_op_threads = (
-            max(1, cores // self._workers)
-            if intra_op_threads is None
-            else _at_least_one("intra_op_threads", intra_op_threads)
+        self._workers = _at_least_one("workers", cores if workers is None else workers)
+        share = max(1, cores // self._workers)
+        self._intra_op_threads = _at_least_one(
+            "intra_op_threads", share if intra_op_threads is None else intra_op_threads
         )
         if pin and not hasattr(os, "sched_setaffinity"):
             raise ValueError(
@@ -98,12 +94,12 @@ class ThreadPool(ThreadPoolExecutor):
             warnings.warn(
                 f"ThreadPool: {self._workers} workers x {self._intra_op_threads} intra-op threads = {total} "
                 f"threads on {cores} usable cores; they will take turns. Use "
-                f"ThreadPool({min(self._workers, cores)}, intra_op_threads={max(1, cores // self._workers)})",
+                f"ThreadPool({min(self._workers, cores)}, intra_op_threads={share})",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._ledger = CallLedger()
-        self._home = HomeProcess("ThreadPool")
+        self._counts = PoolCounts()
+        self._pid = os.getpid()
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
         kept = [torch.inference_mode] * inference_mode + [GilPriority] * gil_priority
@@ -112,7 +108,7 @@ class ThreadPool(ThreadPoolExecutor):
             self._workers,
             thread_name_prefix,
             initializer=_start_worker,
-            initargs=(self._ledger, itertools.count(), *settings, initializer, initargs),
+            initargs=(self._counts, itertools.count(), *settings, initializer, initargs),
         )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -125,14 +121,14 @@ class ThreadPool(ThreadPoolExecutor):
             RuntimeError: After `shutdown`, at interpreter exit, or in a forked child.
             concurrent.futures.BrokenExecutor: After an initializer raised.
         """
-        self._home.check()
-        self._ledger.submitted(1)
+        check_process("ThreadPool", self._pid)
+        self._counts.submitted(1)
         try:
-            future = super().submit(Call(self._ledger, fn, args, kwargs))
+            future = super().submit(self._counts.call, time.perf_counter(), fn, args, kwargs)
         except BaseException:
-            self._ledger.submitted(-1)
+            self._counts.submitted(-1)
             raise
-        future.add_done_callback(self._ledger.settled)
+        future.add_done_callback(self._counts.settled)
         return future
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -183,7 +179,7 @@ class ThreadPool(ThreadPoolExecutor):
             ...     pool.stats().done
             1
         """
-        self._home.check()
+        check_process("ThreadPool", self._pid)
         window_s = wait_s = None
         if gil:
             from torchgil.tracing import trace
@@ -195,9 +191,9 @@ class ThreadPool(ThreadPoolExecutor):
             wait_s = sum(
                 thread.wait_s + thread.preempted_s
                 for thread in report.threads
-                if thread.ident in self._ledger.worker_idents
+                if thread.ident in self._counts.worker_idents
             )
-        stats = self._ledger.snapshot(self._workers, self._intra_op_threads)
+        stats = self._counts.snapshot(self._workers, self._intra_op_threads)
         return replace(stats, gil_window_s=window_s, gil_wait_s=wait_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -208,15 +204,10 @@ class ThreadPool(ThreadPoolExecutor):
             cancel_futures: True: cancel the calls that no worker has taken yet.
         """
         # A forked child has no workers to wait for, and the parent's locks may be held there for ever.
-        if not self._home.left:
+        if os.getpid() == self._pid:
             super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
         try:
             self.shutdown(wait=True, cancel_futures=interrupted)
@@ -226,7 +217,7 @@ class ThreadPool(ThreadPoolExecutor):
 
 
 def _start_worker(
-    ledger: CallLedger,
+    counts: PoolCounts,
     indices: Iterator[int],
     intra_op_threads: int,
     kept: Sequence[Callable[[], AbstractContextManager[Any]]],
@@ -248,9 +239,18 @@ def _start_worker(
         if initializer is not None:
             initializer(*initargs)
     except BaseException:
-        ledger.broken = True
+        counts.broken = True
         raise
-    ledger.worker_idents.add(threading.get_ident())
+    counts.worker_idents.add(threading.get_ident())
+
+
+def check_process(what: str, pid: int) -> None:
+    """Raise RuntimeError in a forked child of the process `pid`, where the `what` was made."""
+    if os.getpid() != pid:
+        raise RuntimeError(
+            f"this {what} was made before os.fork() and its threads stayed in the parent process; make a new "
+            f"{what} in the child"
+        )
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -1,36 +1,16 @@
-"""One request to a batcher: what is queued, and the future its caller waits on."""
+"""A request to a batcher, and how its caller is told what became of it."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import logging
-import threading
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = [
-    "BLOCKED",
-    "ENDED",
-    "QUEUED",
-    "RUNNING",
-    "BatcherClosed",
-    "CallerFuture",
-    "QueueFull",
-    "Request",
-    "refuse",
-    "tell",
-    "tell_error",
-]
-
-# Where a request is. Changed under the batcher's lock alone, so that exactly one party ends it.
-BLOCKED = 0  # waits for room in the queue
-QUEUED = 1  # waits for a batch
-RUNNING = 2  # is in a batch
-ENDED = 3  # its outcome is decided; its future has it, or is about to
+__all__ = ["BatcherClosed", "QueueFull", "Request", "tell", "tell_error"]
 
 _log = logging.getLogger("torchgil")
 
@@ -42,29 +22,6 @@ class BatcherClosed(RuntimeError):  # noqa: N818  (as queue.Full is named)
 class QueueFull(RuntimeError):  # noqa: N818
     """The batcher's queue had no room for the request, with `on_full="raise"` or for as long as it could
     wait."""
-
-
-class CallerFuture(Future[Any]):
-    """The future that a thread holds of its request.
-
-    Cancelling takes no lock of the batcher's, for the garbage collector may do it amid the batcher's own
-    work: it leaves a note, and whoever has the lock next clears the request away.
-    """
-
-    def __init__(self, notes: deque[Request]) -> None:
-        super().__init__()
-        self._notes = notes
-        self.request: Request | None = None
-
-    def cancel(self) -> bool:
-        """Cancel the request unless a batch has taken it; whoever asks for its place next has it."""
-        try:
-            return super().cancel()  # a done-callback may raise
-        finally:
-            request = self.request
-            if request is not None and self.cancelled():
-                self._notes.append(request)
-                self.request = None
 
 
 @dataclass(eq=False, slots=True)
@@ -79,8 +36,10 @@ class Request:
         expires_s: When it is late in the queue, on the same clock.
         future: What its caller waits on.
         loop: Where a task awaits it; None: a thread does.
-        room: Where a thread waits while the request is blocked.
-        refusal: Why there was no room.
+        state: Changed under the batcher's lock alone, so that exactly one party ends it. "blocked": waits for
+            room; "queued": for a batch; "taken": in a batch, or about to be told of an error, and not
+            cancelled; "ended": its outcome is decided, and its future has it, or is about to.
+        room: What a thread waits on while it is blocked.
     """
 
     payload: Any
@@ -88,52 +47,51 @@ class Request:
     key: Any
     submitted_s: float
     expires_s: float
-    future: CallerFuture | asyncio.Future[Any]
+    future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
-    state: int = ENDED  # until it is queued
-    room: threading.Event | None = None
-    refusal: BaseException | None = None
+    state: Literal["blocked", "queued", "taken", "ended"] = "ended"  # until it is queued
+    room: Future[None] | None = None
 
-    def claim(self) -> bool:
-        """Take the outcome out of a thread's hands; False where it is cancelled. A task's can still be."""
-        if isinstance(self.future, CallerFuture):
-            self.future.request = None  # its caller may keep it for long
-            return self.future.set_running_or_notify_cancel()
-        return not self.future.cancelled()
-
-
-Outcome = tuple[Request, Any, BaseException | None]
+    def take(self) -> bool:
+        """Take it out of its caller's hands; False where it was cancelled. A task can still withdraw."""
+        if isinstance(self.future, Future):
+            taken = self.future.set_running_or_notify_cancel()
+        else:
+            taken = not self.future.cancelled()
+        self.state = "taken" if taken else "ended"
+        return taken
 
 
-def tell(outcomes: Iterable[Outcome]) -> None:
-    """Give each request its result, or its error. An event loop is woken once for all its requests."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
-    for request, result, error in outcomes:
+def tell(requests: Sequence[Request], outcomes: Sequence[Any], *, failed: bool = False) -> None:
+    """Give each request its result, or with `failed` its error. An event loop is woken once for all of its
+    requests; a blocked thread is told where it waits."""
+    of_loops: dict[asyncio.AbstractEventLoop, list[tuple[Any, Any]]] = {}
+    for request, outcome in zip(requests, outcomes, strict=True):
         if request.loop is not None:
-            by_loop.setdefault(request.loop, []).append((request, result, error))
+            of_loops.setdefault(request.loop, []).append((request.future, outcome))
             continue
         try:
-            if error is None:
-                request.future.set_result(result)
+            if failed:
+                (request.room or request.future).set_exception(outcome)
             else:
-                request.future.set_exception(error)
+                request.future.set_result(outcome)
         except BaseException:  # from a done-callback of the caller's; the others must not pay for it
             _log.exception("a done-callback of a batched request raised")
-    for loop, of_loop in by_loop.items():
+    for loop, told in of_loops.items():
         try:
-            loop.call_soon_threadsafe(_tell_tasks, of_loop)
+            loop.call_soon_threadsafe(_tell_tasks, told, failed)
         except RuntimeError:
-            _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(of_loop))
+            _log.debug("the event loop of %d batched requests is closed; nobody waits there", len(told))
 
 
-def _tell_tasks(outcomes: list[Outcome]) -> None:
-    for request, result, error in outcomes:
-        if request.future.done():
+def _tell_tasks(told: list[tuple[asyncio.Future[Any], Any]], failed: bool) -> None:
+    for future, outcome in told:
+        if future.done():
             continue  # its task was cancelled
-        if error is None:
-            request.future.set_result(result)
+        if failed:
+            future.set_exception(outcome)
         else:
-            request.future.set_exception(error)
+            future.set_result(outcome)
 
 
 def tell_error(requests: Sequence[Request], error: BaseException) -> None:
@@ -145,16 +103,7 @@ def tell_error(requests: Sequence[Request], error: BaseException) -> None:
                 # It would end the coroutine that awaits, the whole loop, or pass for a cancellation.
                 cause, own[i] = own[i], RuntimeError(f"the batched function raised {type(error).__name__}")
                 own[i].__cause__ = cause
-    tell(zip(requests, [None] * len(requests), own, strict=True))
-
-
-def refuse(requests: Sequence[Request], error: Exception) -> None:
-    """Tell those that wait for room that there is none."""
-    for request in requests:
-        if request.room is not None:
-            request.refusal = error if len(requests) == 1 else _another(error)
-            request.room.set()
-    tell_error([request for request in requests if request.room is None], error)
+    tell(requests, own, failed=True)
 
 
 def _another(error: BaseException) -> BaseException:

@@ -4,11 +4,12 @@ thread, no clock, no lock."""
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
-from torchgil.serving.requests import BLOCKED, ENDED, QUEUED, Request
+from torchgil.serving.requests import Request
 
 __all__ = ["RowQueue"]
 
@@ -16,9 +17,10 @@ __all__ = ["RowQueue"]
 class _Group:
     """Requests that fit together, oldest first."""
 
-    __slots__ = ("requests", "rows")
+    __slots__ = ("key", "requests", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Any) -> None:
+        self.key = key
         self.requests: deque[Request] = deque()
         self.rows = 0
 
@@ -26,6 +28,9 @@ class _Group:
 class RowQueue:
     """Requests grouped by what can be concatenated, counted in requests and in rows; and those that wait for
     room, which get it first come, first served.
+
+    A caller cancels a request without a word to the queue: that is found when a batch is formed, when room is
+    wanted, and by `sweep`.
 
     Args:
         max_batch_rows: Most rows in a batch.
@@ -38,21 +43,24 @@ class RowQueue:
         self._max_delay_s = max_delay_s
         self._max_requests = max_requests
         self._groups: dict[Any, _Group] = {}
+        self._swept = False  # since the last batch
         self.blocked: deque[Request] = deque()  # there are some only where the queue is full
         self.requests = 0
         self.rows = 0
+        self.cancelled = 0  # by their callers, while they were queued
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another request."""
-        return self.requests >= self._max_requests
+    def has_room(self) -> bool:
+        """Whether another request may come in; what was cancelled makes way once between two batches."""
+        if self.requests >= self._max_requests and not (self.blocked or self._swept):
+            self.sweep()
+        return self.requests < self._max_requests
 
     def push(self, request: Request) -> bool:
         """Append `request`; True where a batch is due now, without waiting for the delay."""
         group = self._groups.get(request.key)
         if group is None:
-            group = self._groups[request.key] = _Group()
-        request.state = QUEUED
+            group = self._groups[request.key] = _Group(request.key)
+        request.state = "queued"
         group.requests.append(request)
         group.rows += request.rows
         self.rows += request.rows
@@ -61,20 +69,10 @@ class RowQueue:
 
     def block(self, request: Request) -> None:
         """Let `request` wait for room."""
-        request.state = BLOCKED
+        request.state = "blocked"
         if request.loop is None:
-            request.room = threading.Event()
+            request.room = Future()
         self.blocked.append(request)
-
-    def discard(self, request: Request) -> None:
-        """Take one request out, blocked or queued."""
-        if request.state == BLOCKED:
-            self.blocked.remove(request)
-        else:
-            group = self._groups[request.key]
-            group.requests.remove(request)
-            self._took(request.key, group, 1, request.rows)
-        request.state = ENDED
 
     def take(self, now_s: float, *, flush: bool = False) -> tuple[list[Request], list[Request]]:
         """Take the next batch: of the groups that are due, the one with the oldest request.
@@ -87,61 +85,83 @@ class RowQueue:
             Requests of one key in the order they came, and those found late on the way; none of both where no
             group is due.
         """
-        flush = flush or self.full
+        flush = flush or self.requests >= self._max_requests
         oldest_due_s = now_s - self._max_delay_s
-        found = None
-        found_s = math.inf
-        for key, group in self._groups.items():
-            head_s = group.requests[0].submitted_s
-            if head_s < found_s and (flush or group.rows >= self._max_batch_rows or head_s <= oldest_due_s):
-                found, found_s = (key, group), head_s
-        batch: list[Request] = []
-        late: list[Request] = []
-        if found is None:
-            return batch, late
-        key, group = found
-        rows = 0
-        while group.requests and (not batch or rows + group.requests[0].rows <= self._max_batch_rows):
+        group, group_s = None, math.inf
+        for each in self._groups.values():
+            head_s = each.requests[0].submitted_s
+            if head_s < group_s and (flush or each.rows >= self._max_batch_rows or head_s <= oldest_due_s):
+                group, group_s = each, head_s
+        if group is None:
+            return [], []
+        popped, rows = [], 0
+        while group.requests and rows + group.requests[0].rows <= self._max_batch_rows:
             request = group.requests.popleft()
-            request.state = ENDED  # for who takes it to say otherwise
-            if request.expires_s <= now_s:
-                late.append(request)
-            else:
+            popped.append(request)
+            if request.expires_s > now_s:
                 rows += request.rows
-                batch.append(request)
-        self._took(key, group, len(batch) + len(late), rows + sum(request.rows for request in late))
-        return batch, late
+        self._swept = False
+        taken = self._took(group, popped)
+        late = [request for request in taken if request.expires_s <= now_s]
+        return [request for request in taken if request.expires_s > now_s] if late else taken, late
 
     def due_s(self) -> float:
         """When the oldest request is due; infinity where the queue is empty."""
         heads_s = (group.requests[0].submitted_s for group in self._groups.values())
         return min(heads_s, default=math.inf) + self._max_delay_s
 
+    def remove(self, request: Request) -> list[Request]:
+        """Take one request out, blocked or queued; none where it is cancelled."""
+        if request.state == "blocked":
+            self.blocked.remove(request)
+            request.state = "ended"
+            return [request]
+        group = self._groups[request.key]
+        group.requests.remove(request)
+        return self._took(group, [request])
+
+    def sweep(self) -> None:
+        """Let go of what was cancelled."""
+        self._swept = True
+        self.blocked = deque(request for request in self.blocked if not request.future.cancelled())
+        for group in list(self._groups.values()):
+            cancelled = {request for request in group.requests if request.future.cancelled()}
+            group.requests = deque(request for request in group.requests if request not in cancelled)
+            self._took(group, cancelled)
+
     def clear(self) -> list[Request]:
-        """Take everything out that is queued, and nothing in."""
-        requests = [request for group in self._groups.values() for request in group.requests]
-        for request in requests:
-            request.state = ENDED
-        self._groups.clear()
-        self.requests = self.rows = 0
-        return requests
+        """Take everything out that is queued; `clear_blocked` before it, or what is blocked comes in."""
+        taken = []
+        for group in list(self._groups.values()):
+            requests, group.requests = group.requests, deque()
+            taken += self._took(group, requests)
+        return taken
 
     def clear_blocked(self) -> list[Request]:
         """Take everything out that waits for room."""
-        blocked = list(self.blocked)
+        blocked, self.blocked = list(self.blocked), deque()
         for request in blocked:
-            request.state = ENDED
-        self.blocked.clear()
+            request.state = "ended"
         return blocked
 
-    def _took(self, key: Any, group: _Group, requests: int, rows: int) -> None:
-        group.rows -= rows
-        self.requests -= requests
-        self.rows -= rows
+    def _took(self, group: _Group, requests: Iterable[Request]) -> list[Request]:
+        """Count `requests` out, just taken from `group`, and let others in; those that were not cancelled."""
+        taken = []
+        for request in requests:
+            group.rows -= request.rows
+            self.rows -= request.rows
+            self.requests -= 1
+            if request.take():
+                taken.append(request)
+            else:
+                self.cancelled += 1
         if not group.requests:
-            del self._groups[key]
-        while self.blocked and not self.full:
-            admitted = self.blocked.popleft()
-            self.push(admitted)
-            if admitted.room is not None:
-                admitted.room.set()
+            self._groups.pop(group.key, None)
+        while self.blocked and self.requests < self._max_requests:
+            request = self.blocked.popleft()
+            if not request.future.cancelled():  # its caller waits no more
+                self.push(request)
+                room, request.room = request.room, None
+                if room is not None:
+                    room.set_result(None)
+        return taken

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torchgil.serving.requests import Request
+from torchgil.serving.row_queue import RowQueue
 
-__all__ = ["BatcherCounts", "BatcherStats", "PoolStats", "quantile"]
+__all__ = ["BatcherCounts", "BatcherStats", "PoolCounts", "PoolStats", "quantile"]
+
+
+T = TypeVar("T")
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -70,6 +78,71 @@ class PoolStats:
     gil_wait_s: float | None = None
 
 
+class PoolCounts:
+    """What a pool counts while it runs. Its calls and workers refer to this, never to the pool, so that a
+    dropped pool is collected."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._submitted = self._started = self._done = self._failed = self._cancelled = 0
+        self._busy_s = 0.0
+        self._running_since_s = 0.0  # sum of the start times of the calls that run now
+        self._waits_s: deque[float] = deque(maxlen=4096)
+        self.worker_idents: set[int] = set()
+        self.broken = False  # a worker's start failed, and the executor drops what is queued
+
+    def submitted(self, calls: int) -> None:
+        """So many calls more are queued."""
+        with self._lock:
+            self._submitted += calls
+
+    def settled(self, future: Future[Any]) -> None:
+        """A call's future has its outcome; others than a cancellation are counted already."""
+        if future.cancelled():
+            with self._lock:
+                self._cancelled += 1
+
+    def call(self, submitted_s: float, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
+        """Call `fn` in a worker, and count it before its future lets the caller go on."""
+        started_s, failed = time.perf_counter(), True
+        with self._lock:
+            self._started += 1
+            self._running_since_s += started_s
+            self._waits_s.append(started_s - submitted_s)
+        try:
+            result = fn(*args, **kwargs)
+            failed = False
+            return result
+        finally:
+            with self._lock:
+                self._done += not failed
+                self._failed += failed
+                self._running_since_s -= started_s
+                self._busy_s += time.perf_counter() - started_s
+
+    def snapshot(self, workers: int, intra_op_threads: int) -> PoolStats:
+        """The numbers as they stand."""
+        with self._lock:
+            running = self._started - self._done - self._failed
+            queued = self._submitted - self._started - self._cancelled
+            lost = queued if self.broken else 0
+            busy_s = self._busy_s + running * time.perf_counter() - self._running_since_s
+            waits_s = list(self._waits_s)
+            done, failed, cancelled = self._done, self._failed + lost, self._cancelled
+        return PoolStats(
+            workers=workers,
+            intra_op_threads=intra_op_threads,
+            queued=queued - lost,
+            running=running,
+            done=done,
+            failed=failed,
+            cancelled=cancelled,
+            busy_s=max(0.0, busy_s),
+            queue_wait_p50_s=quantile(waits_s, 0.5),
+            queue_wait_p99_s=quantile(waits_s, 0.99),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class BatcherStats:
     """A moment's view of a `Batcher`. Counts run from its making.
@@ -116,7 +189,7 @@ class BatcherCounts:
     """What a batcher counts while it runs; used under its lock."""
 
     def __init__(self) -> None:
-        self.ended: Counter[str] = Counter()  # requests by outcome
+        self.ended = dict.fromkeys(("done", "failed", "cancelled", "timed_out", "dropped"), 0)
         self._batch_rows: Counter[int] = Counter()
         self._waits_s: deque[float] = deque(maxlen=4096)
         self._served: deque[tuple[float, int]] = deque(maxlen=256)  # when a batch was answered, and its rows
@@ -130,22 +203,20 @@ class BatcherCounts:
         """Requests of one batch, or of the part of one that was tried again, have their results."""
         self._served.append((now_s, sum([request.rows for request in requests])))
 
-    def snapshot(
-        self, *, queued: int, queued_rows: int, blocked: int, running: int, now_s: float
-    ) -> BatcherStats:
+    def snapshot(self, queue: RowQueue, running: int, now_s: float) -> BatcherStats:
         """The numbers as they stand."""
         # The first entry opens the window: its own rows were served before it.
         window_s = now_s - self._served[0][0] if len(self._served) > 1 else 0.0
         window_rows = sum(rows for _, rows in self._served) - self._served[0][1] if self._served else 0
         return BatcherStats(
-            queued=queued,
-            queued_rows=queued_rows,
-            blocked=blocked,
+            queued=queue.requests,
+            queued_rows=queue.rows,
+            blocked=len(queue.blocked),
             running=running,
-            submitted=queued + running + sum(self.ended.values()),
+            submitted=queue.requests + running + queue.cancelled + sum(self.ended.values()),
             done=self.ended["done"],
             failed=self.ended["failed"],
-            cancelled=self.ended["cancelled"],
+            cancelled=queue.cancelled + self.ended["cancelled"],
             timed_out=self.ended["timed_out"],
             dropped=self.ended["dropped"],
             batches=sum(self._batch_rows.values()),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchgil
-from torchgil.tracing.extension import of_callable, of_line
+from torchgil.tracing.extension import of_callable, of_line, of_op
 
 SHARED_OBJECT = sys.modules["torchgil._C"].__file__
 
@@ -89,3 +89,31 @@ def test_an_audit_names_it_where_it_held_long():
     assert f"\nit ran {long.extension}" in str(long)
     assert torchgil.audit(torchgil.held.spin, 0).extension is None
     assert torchgil.audit(torchgil.released.spin, 0.05).extension is None
+
+
+def hints(call):
+    with torchgil.trace() as t:
+        call()
+    return " ".join(t.report().hints)
+
+
+def test_the_hint_of_an_op_that_held_says_where_its_kernel_is_from():
+    found = hints(lambda: torchgil.held.spin(0.02))
+    assert "torchgil::spin held the GIL for up to" in found
+    assert "its kernel is registered at " in found
+    assert "library.cpp:" in found
+    assert "py::call_guard<py::gil_scoped_release>()" in found
+    assert "registered" not in hints(lambda: torchgil.released.spin(0.02))
+
+
+def test_nothing_is_said_of_torchs_own_ops_and_of_what_is_none():
+    assert of_op("aten::add") is None
+    assert of_op("nosuch::op") is None
+    assert of_op("a block of mine") is None
+
+
+def test_a_kernel_in_python_is_called_that():
+    with torch.library._scoped_library("torchgil_test_origin", "DEF") as library:
+        library.define("slow(Tensor x) -> Tensor")
+        library.impl("slow", lambda x: x + sum(range(10**6)), "CPU")
+        assert "its kernel is Python, registered at " in of_op("torchgil_test_origin::slow")

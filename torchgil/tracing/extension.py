@@ -16,9 +16,12 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Extension", "of_callable", "of_line"]
+import torch
+
+__all__ = ["Extension", "of_callable", "of_line", "of_op"]
 
 _MEND = "py::call_guard<py::gil_scoped_release>(), see docs/writing_ops.md"
+_TORCHS_OWN = ("aten", "prim", "prims", "c10d", "inductor", "quantized", "mkldnn", "mkl", "onednn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,35 @@ def of_line(filename: str, lineno: int) -> Extension | None:
         return None
     found = _look_up(calls[0].func, module, rebound)
     return None if found is None else of_callable(found)
+
+
+def of_op(name: str) -> str | None:
+    """Where an op's kernel is from, as torch's dispatcher says, and the mend.
+
+    Returns:
+        None where it is torch's own, or no op.
+
+    >>> import torchgil
+    >>> of_op("aten::add") is None
+    True
+    """
+    namespace, colons, _ = name.partition("::")
+    dump = getattr(torch._C, "_dispatch_dump", None)  # private, and without it nothing is said
+    if not colons or namespace in _TORCHS_OWN or dump is None:
+        return None
+    lines = dump(name).splitlines()
+    # The kernel that runs for plain CPU tensors, or for any; else where the op is defined.
+    for key in ("CPU", "CompositeExplicitAutograd[alias]", "CompositeImplicitAutograd[alias]", "debug"):
+        for line in lines:
+            if line.startswith(f"{key}: registered at "):
+                where = line.split(" registered at ")[1].split(" :: ")[0]
+                if where.rpartition(":")[0].endswith(".py"):
+                    return f"its kernel is Python, registered at {where} (the dispatcher says)"
+                return (
+                    f"its kernel is registered at {where} (the dispatcher says); where that is yours, bind "
+                    f"what calls it with {_MEND}"
+                )
+    return None
 
 
 _CODE_TOO = (ast.BinOp, ast.Compare, ast.Subscript, ast.UnaryOp, ast.For, ast.ListComp, ast.GeneratorExp)

@@ -71,6 +71,7 @@ class OpReport:
     longest_hold_s: float
     verdict: str
     user_scope: bool  # a block marked with torch.profiler.record_function, no op
+    origin: str | None = None  # of one that is not torch's own, and held long: where its kernel is registered
 
 
 @dataclass(frozen=True, slots=True)

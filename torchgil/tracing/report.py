@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,12 @@ class Report(Figures):
         raise ValueError(f"span: no thread with native id {native_id} in this trace")
 
 
-def build_report(recording: Recording) -> Report:
-    """The report on a recording."""
+def build_report(recording: Recording, origin_of: Callable[[str], str | None] = lambda name: None) -> Report:
+    """The report on a recording; of an op that held the GIL for long, `origin_of` says where it is from."""
     figures = figures_of(recording)
-    return Report(**{field.name: getattr(figures, field.name) for field in fields(figures)})
+    report = Report(**{field.name: getattr(figures, field.name) for field in fields(figures)})
+    ops = tuple(
+        replace(op, origin=origin_of(op.name)) if op.longest_hold_s >= text.LONG_HOLD_S else op
+        for op in report.ops
+    )
+    return replace(report, ops=ops)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torchgil.tracing.figures import Figures
 
-__all__ = ["duration", "hints", "render", "table"]
+__all__ = ["LONG_HOLD_S", "duration", "hints", "render", "table"]
 
-_LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
+LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
 _HINTS = 3  # of one kind: the worst
 COMPILED_REGION = "Torch-Compiled Region"
 
@@ -116,7 +116,7 @@ def _waiting(report: Figures) -> list[str]:
 def _holding(report: Figures) -> list[str]:
     found = []
     for op in report.ops:
-        if op.longest_hold_s < _LONG_HOLD_S:
+        if op.longest_hold_s < LONG_HOLD_S:
             continue
         if op.name.startswith(COMPILED_REGION):
             found.append(
@@ -127,7 +127,7 @@ def _holding(report: Figures) -> list[str]:
             found.append(
                 f"{op.name} held the GIL for up to {duration(op.longest_hold_s)} at a time "
                 f"({op.calls_held} of {op.calls} calls were entered with it): "
-                "no other Python thread ran meanwhile"
+                "no other Python thread ran meanwhile" + (f"; {op.origin}" if op.origin else "")
             )
     return found[:_HINTS]
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal
 
 from torchgil._build import C
+from torchgil.tracing.extension import of_op
 from torchgil.tracing.recording import Recording, State, ThreadRecording
 from torchgil.tracing.report import Report, build_report
 from torchgil.tracing.states import since
@@ -146,7 +147,7 @@ class Trace:
             start_ns = self._recording.stop_ns - int(last * 1e9)
             return build_report(since(self._recording, start_ns))
         if self._report is None:
-            self._report = build_report(self._recording)
+            self._report = build_report(self._recording, of_op)
         return self._report
 
 
@@ -211,7 +212,7 @@ class _ThreadNames:
         self.put_back()
         self._threads.extend(threading.enumerate())
         self._by_native_id = {t.native_id: t.name for t in self._threads}
-        # In a fork's child threading still has the parent's number for the main thread; Linux has the process's.
+        # In a fork's child threading has the parent's number for the main thread still; Linux, the process's.
         self._by_native_id[os.getpid()] = threading.main_thread().name
         self._by_ident = {t.ident: t for t in self._threads}
 

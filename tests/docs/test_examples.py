@@ -1,0 +1,56 @@
+"""The example programs run, and show what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ..compiling import needs_compiler
+from ..conftest import run_in_child
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def output_of(example: str) -> str:
+    code = (EXAMPLES / example).read_text()
+    return run_in_child(code, timeout=250).stdout
+
+
+def test_who_holds_it_names_the_line_and_the_gap_it_made():
+    printed = output_of("who_holds_it.py")
+    gaps = dict(re.findall(r"^(\w+) +the ticker's longest gap: (\d+) ms$", printed, re.MULTILINE))
+    assert gaps.keys() == {"releases", "holds", "python"}
+    assert "in raw_decode" in printed
+    assert "ticker" in printed
+
+
+def test_the_pytest_example_passes_and_its_control_fails_as_expected():
+    installed = any(ep.name == "torchgil" for ep in metadata.entry_points(group="pytest11"))
+    plugin = [] if installed else ["-p", "torchgil.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", *plugin]
+    done = subprocess.run(
+        [*command, "--gil-report", EXAMPLES / "test_keeps_releasing.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "3 passed, 1 xfailed" in done.stdout, done.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_packages_calls_hold_with_torchs_loader_and_release_with_ours():
+    printed = output_of("package_threads.py")
+    assert re.search(r"^torch's loader +holds ", printed, re.MULTILINE), printed
+    assert re.search(r"^load_package +releases ", printed, re.MULTILINE), printed
+
+
+def test_each_example_says_first_what_one_learns_from_it():
+    for path in EXAMPLES.glob("*.py"):
+        first = path.read_text().split("\n")[0]
+        assert re.fullmatch(r'"""[A-Z].*[.:`]', first), path.name

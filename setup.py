@@ -69,6 +69,8 @@ SOURCES = [
     "csrc/tracing/gil_holder.cpp",
     "csrc/tracing/gil_lock.cpp",
     "csrc/tracing/main_look.cpp",
+    "csrc/tracing/monitor.cpp",
+    "csrc/tracing/monitor_bindings.cpp",
     "csrc/tracing/op_events.cpp",
     "csrc/tracing/prober.cpp",
     "csrc/tracing/prober_bindings.cpp",

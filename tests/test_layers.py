@@ -24,6 +24,7 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/tracing/gil_events",
     "csrc/tracing/gil_lock",
     "csrc/tracing/op_events",
+    "csrc/tracing/monitor_bindings",
     "csrc/tracing/main_look",  # the prober's look from the main thread
     "csrc/tracing/prober",
     "csrc/tracing/prober_bindings",
@@ -49,11 +50,11 @@ LAYERS = [
 MAY_TOUCH_C = {"_build", "priority", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
-    {"recording", "extension"},  # the latter: of what a call is, not of the trace
+    {"recording", "extension", "background"},  # extension: of what a call is, not of the trace
     {"states", "figures"},
     {"numbers", "text", "timeline"},
     {"report"},
-    {"trace", "watchdog", "wakeup"},
+    {"trace", "watchdog", "monitor", "wakeup"},
     {"audit"},
     {"__init__"},
 ]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torchgil.threads import switch_interval as switch_interval
     from torchgil.threads import usable_cores as usable_cores
     from torchgil.tracing.audit import audit as audit
+    from torchgil.tracing.monitor import GilMonitor as GilMonitor
     from torchgil.tracing.trace import trace as trace
     from torchgil.tracing.watchdog import LongHold as LongHold
     from torchgil.tracing.watchdog import Watchdog as Watchdog
@@ -59,6 +60,7 @@ _PUBLIC = {
     "usable_cores": "torchgil.threads:usable_cores",
     "trace": "torchgil.tracing.trace:trace",
     "audit": "torchgil.tracing.audit:audit",
+    "GilMonitor": "torchgil.tracing.monitor:GilMonitor",
     "LongHold": "torchgil.tracing.watchdog:LongHold",
     "Watchdog": "torchgil.tracing.watchdog:Watchdog",
 }

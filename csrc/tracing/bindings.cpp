@@ -16,6 +16,7 @@ namespace py = pybind11;
 
 namespace torchgil {
 
+void register_monitor(py::module_& m);
 void register_prober(py::module_& m);
 
 namespace {
@@ -160,6 +161,7 @@ void register_tracing(py::module_& m) {
   m.def("trace_running", &trace_running);
   m.def("trace_mark", &trace_mark);
   m.def("trace_forget", &trace_forget);
+  register_monitor(m);
   register_prober(m);
 }
 

@@ -32,18 +32,24 @@ py::object name_of(const Culprit& culprit, const py::dict& threads) {
   return py::str(name);
 }
 
+Culprit without_frames(PyThreadState* state, const py::dict& threads) {
+  Culprit thread;
+  thread.ident = state->thread_id;
+#if PY_VERSION_HEX >= 0x030B0000
+  thread.native_id = state->native_thread_id;
+#endif
+  thread.name = name_of(thread, threads);
+  return thread;
+}
+
 } // namespace
 
 Culprit look_up_culprit(const void* holder, const py::dict& threads) {
-  Culprit culprit;
   PyThreadState* state = find_thread(holder);
   if (state == nullptr) {
-    return culprit;
+    return Culprit();
   }
-  culprit.ident = state->thread_id;
-#if PY_VERSION_HEX >= 0x030B0000
-  culprit.native_id = state->native_thread_id;
-#endif
+  Culprit culprit = without_frames(state, threads);
   auto frame = py::reinterpret_steal<py::object>(
       reinterpret_cast<PyObject*>(PyThreadState_GetFrame(state)));
   while (frame) {
@@ -59,8 +65,19 @@ Culprit look_up_culprit(const void* holder, const py::dict& threads) {
         reinterpret_cast<PyObject*>(PyFrame_GetBack(raw)));
   }
   culprit.frames.attr("reverse")();
-  culprit.name = name_of(culprit, threads);
   return culprit;
+}
+
+py::object name_of_thread(const void* holder, const py::dict& threads) {
+  PyThreadState* state = find_thread(holder);
+  if (state == nullptr) {
+    return py::none();
+  }
+  const Culprit thread = without_frames(state, threads);
+  if (py::len(thread.name) != 0) {
+    return thread.name;
+  }
+  return py::str("thread " + std::to_string(thread.ident));
 }
 
 } // namespace torchgil

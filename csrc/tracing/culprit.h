@@ -35,6 +35,10 @@ class CollectionPaused {
   int was_enabled_;
 };
 
+/// The name of the thread whose PyThreadState has this address, as threading
+/// has it, or the OS; None where it has ended. GIL: held throughout.
+py::object name_of_thread(const void* holder, const py::dict& threads);
+
 /// Looks up the thread whose PyThreadState has this address; `threads` are
 /// threading's own, by ident. Runs no Python code, so with collections paused
 /// no thread moves on meanwhile. GIL: held throughout.

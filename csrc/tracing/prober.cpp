@@ -3,9 +3,6 @@
 
 #include "tracing/prober.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <random>
 #include <utility>
@@ -13,37 +10,9 @@
 
 #include <torchgil/gil.h>
 #include "tracing/gil_holder.h"
+#include "tracing/native_thread.h"
 
 namespace torchgil {
-
-namespace {
-
-/// Signals must reach the threads that Python can interrupt: a thread that is
-/// started while one of these lives blocks them all.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() {
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
-
-void name_this_thread(const char* name) {
-#ifdef __linux__
-  pthread_setname_np(pthread_self(), name); // at most 15 characters
-#endif
-}
-
-} // namespace
 
 Prober::Prober(Settings settings, Report report)
     : settings_(settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchgil.tracing.audit import Audit, audit
 from torchgil.tracing.figures import OpReport, ThreadReport
+from torchgil.tracing.monitor import GilMonitor, MonitorStats
 from torchgil.tracing.report import Report
 from torchgil.tracing.trace import Trace, trace
 from torchgil.tracing.wakeup import WakeupLatency, wakeup_latency
@@ -11,7 +12,9 @@ from torchgil.tracing.watchdog import LongHold, Watchdog
 
 __all__ = [
     "Audit",
+    "GilMonitor",
     "LongHold",
+    "MonitorStats",
     "OpReport",
     "Report",
     "ThreadReport",

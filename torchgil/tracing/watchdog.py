@@ -9,23 +9,21 @@ gives way right after it, with the call still the line its thread is in.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import os
 import sys
 import sysconfig
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from traceback import FrameSummary, StackSummary
-from types import TracebackType
 
 from torchgil._build import C
 from torchgil.tracing import extension
+from torchgil.tracing.background import Background
 from torchgil.tracing.extension import Extension
 
 __all__ = ["LongHold", "Watchdog"]
@@ -115,7 +113,7 @@ class LongHold:
         )
 
 
-class Watchdog:
+class Watchdog(Background["_Session"]):
     """Records every hold of the GIL over a threshold, with the Python line that caused it.
 
     It costs well under 1 % of a core while all is well, and then takes the GIL not at
@@ -176,7 +174,6 @@ class Watchdog:
         self.mean_gap = float(mean_gap)
         self.on_hold = on_hold
         self._reports: deque[_Report] = deque(maxlen=max_holds)
-        self._session: _Session | None = None
 
     @property
     def holds(self) -> list[LongHold]:
@@ -184,40 +181,14 @@ class Watchdog:
         return [_describe(report) for report in list(self._reports)]
 
     @property
-    def running(self) -> bool:
-        """Whether it is watching."""
-        return self._session is not None
-
-    @property
     def knocks(self) -> int:
         """How often it asked for the GIL since it was started; 0 when it is stopped."""
         session = self._session
         return 0 if session is None else session.prober.knocks
 
-    def start(self) -> None:
-        """Begins to watch.
-
-        On a Python without a GIL, or one whose GIL cannot be read, it warns and watches nothing.
-
-        Raises:
-            RuntimeError: It is watching already, or the interpreter is at its exit.
-            ValueError: The switch interval was raised over half the threshold.
-        """
-        with _changing:
-            if self._session is not None:
-                raise RuntimeError("this Watchdog is running already; stop() it first, or make another")
-            if _exiting:
-                raise RuntimeError("a Watchdog cannot be started at interpreter exit")
-            _checked_threshold(self.threshold)
-            if not C.gil_holder_known():
-                warnings.warn(f"Watchdog: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
-                return
-            _running.add(self)  # before, so that a fork in the middle of it leaves the child none
-            try:
-                self._session = _Session(self)
-            except BaseException:
-                _running.discard(self)
-                raise
+    def _begin(self) -> _Session:
+        _checked_threshold(self.threshold)  # the switch interval may have been raised
+        return _Session(self)
 
     def stop(self) -> None:
         """Ends watching; both native threads are gone when it returns. Twice does no harm.
@@ -225,20 +196,7 @@ class Watchdog:
         Each hold found so far has been passed to on_hold then, unless on_hold does not return:
         stop() waits 5 s for it, logs that it goes on, and returns.
         """
-        with _changing:
-            session, self._session = self._session, None
-            _running.discard(self)
-        if session is not None:
-            session.stop()
-
-    def __enter__(self) -> Watchdog:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        super().stop()
 
 
 class _Session:
@@ -316,37 +274,3 @@ def _checked_threshold(threshold: float) -> float:
             f"torchgil.switch_interval) to 3600 seconds, got {threshold!r}"
         )
     return float(threshold)
-
-
-def _why_not() -> str:
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return "this Python runs without a GIL, so nothing can hold it"
-    version = ".".join(map(str, sys.version_info[:2]))
-    return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
-
-
-_changing = threading.Lock()  # several threads may start or stop one; held for moments
-_running: set[Watchdog] = set()  # keeps them alive while they watch
-_exiting = False
-
-
-def _stop_all() -> None:
-    """Before the interpreter ends: a thread that asks for the GIL after that never gets it."""
-    global _exiting
-    _exiting = True
-    for watchdog in list(_running):
-        watchdog.stop()
-
-
-def _forget_all() -> None:
-    """In the child of a fork: the threads are the parent's, and so is who had the lock."""
-    global _changing
-    _changing = threading.Lock()
-    for watchdog in list(_running):
-        watchdog._session = None
-    _running.clear()
-
-
-atexit.register(_stop_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

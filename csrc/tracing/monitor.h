@@ -1,0 +1,73 @@
+// csrc/tracing/monitor.h: a native thread that counts who holds the GIL.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+namespace torchgil {
+
+/// Looks once in each stretch of `interval`, at a random moment of it, at who
+/// holds the GIL, without ever asking for it. Every moment is looked at with
+/// the same chance, so the share of looks that find it held is, on average, the
+/// share of the time.
+class Monitor {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  struct Counts {
+    uint64_t looks = 0;
+    Clock::duration covered{};
+    // By the address of the holder's PyThreadState: looks that found it.
+    std::unordered_map<const void*, uint64_t> held;
+  };
+
+  /// Starts the thread. `kept` looks can be asked for again. GIL: not needed.
+  Monitor(Clock::duration interval, size_t kept);
+  ~Monitor();
+  Monitor(const Monitor&) = delete;
+  Monitor& operator=(const Monitor&) = delete;
+
+  /// Ends the thread; what it has counted stays. GIL: not needed.
+  void stop();
+
+  /// What was counted since this was called before.
+  Counts take();
+
+  /// What was counted in the last stretch, as far as it is kept.
+  Counts last(Clock::duration window) const;
+
+  void reset();
+
+ private:
+  struct Look {
+    Clock::time_point when;
+    const void* holder;
+  };
+
+  void run();
+  Clock::time_point next_look(Clock::time_point now);
+
+  const Clock::duration interval_;
+  const size_t kept_;
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  Clock::time_point since_ = Clock::now(); // what take() begins with
+  Clock::time_point kept_since_ = since_;
+  Clock::time_point until_{};          // the stop, once it came
+  Clock::time_point stretch_ = since_; // the end of the last one planned
+  Counts counts_;
+  std::vector<Look> looks_; // a ring once it has kept_
+  size_t oldest_ = 0;
+  std::minstd_rand random_{std::random_device{}()};
+  std::thread thread_; // last: it uses the rest
+};
+
+} // namespace torchgil

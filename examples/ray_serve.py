@@ -2,10 +2,16 @@
 
     pip install 'torchgil[ray]' && python examples/ray_serve.py --json ray.json
 
-Starts a Ray of its own on the loopback interface, and for either kind two replicas of a core each: 200
-clients ask over HTTP for some seconds; then they ask again, and amid that one replica is killed. Each request
-has a number, and each replica writes down the numbers that it answers. So it is known of every request
-whether it was answered (status 200), refused (any other status) or lost (neither), and whether twice.
+Starts a Ray of its own, and for either kind two replicas of a core each: 200 clients ask over HTTP for some
+seconds; then they ask again, and amid that one replica is killed. Each request has a number, and each replica
+writes down the numbers that it answers. So it is known of every request whether it was answered (status 200),
+refused (any other status) or lost (neither), and whether twice.
+
+All of it listens on the loopback interface, but for one port of each replica, for calls from other
+deployments: Ray 2.60 opens that on every interface, and has no setting for it. A network of its own keeps it
+in (Linux):
+
+    unshare -rn sh -c 'ip link set lo up && exec "$@"' sh python examples/ray_serve.py
 """
 
 from __future__ import annotations
@@ -86,7 +92,7 @@ class Torchgil(Replica):
         super().__init__(journal)
         rows = torch.export.Dim("rows", max=4096)  # batches differ in size
         forward = torchgil.nogil(make_model(), (torch.randn(2, FEATURES),), dynamic_shapes=({0: rows},))
-        self.pool = torchgil.ThreadPool(1)  # what num_cpus promises; Ray sets no quota
+        self.pool = torchgil.ThreadPool(1, intra_op_threads=1)  # what num_cpus promises; Ray sets no quota
         self.batcher = torchgil.Batcher(forward, executor=self.pool, on_full="raise", timeout=20.0)
 
     async def answer(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,7 +127,7 @@ class Load:
     sent: int = 0
     answered: int = 0
     wrong: int = 0  # an answer with another's number, or another's rows
-    lost: int = 0  # neither an answer nor a status
+    lost: collections.Counter[str] = field(default_factory=collections.Counter)  # by error; no status came
     doubled: int = 0  # answered by two replicas, or by one twice
     refused: collections.Counter[int] = field(default_factory=collections.Counter)  # by status
     latencies_s: list[float] = field(default_factory=list)
@@ -180,8 +186,8 @@ class Clients:
                     load.refused[response.status] += 1
                     return
                 answer = await response.json()
-        except (aiohttp.ClientError, asyncio.TimeoutError):
-            load.lost += 1
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            load.lost[repr(error)] += 1
             return
         load.answered += 1
         load.latencies_s.append(time.monotonic() - asked)
@@ -218,7 +224,8 @@ def summary(load: Load) -> dict[str, Any]:
     """The counts, for JSON."""
     counts = asdict(load)
     del counts["latencies_s"]
-    return {**counts, "refused": dict(load.refused), "replicas": len(load.replicas)}
+    counts |= {"refused": dict(load.refused), "lost": dict(load.lost), "replicas": len(load.replicas)}
+    return counts
 
 
 def main() -> None:
@@ -258,7 +265,8 @@ def main() -> None:
         print(
             f"{name:10} {r['requests_per_s']:7.0f} {r['p50_s'] * 1e3:7.0f} {r['p99_s'] * 1e3:7.0f} "
             f"{r['replicas_pss_mb']:5.0f}   {k['sent']} sent, {k['answered']} answered, "
-            f"{k['refused'] or 'none'} refused, {k['lost']} lost, {k['doubled']} doubled, {k['wrong']} wrong"
+            f"{k['refused'] or 'none'} refused, {k['lost'] or 'none'} lost, {k['doubled']} doubled, "
+            f"{k['wrong']} wrong"
         )
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")

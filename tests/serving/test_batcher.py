@@ -260,3 +260,10 @@ def test_arguments_that_make_no_sense_are_refused(options, error):
         torchgil.Batcher(None)
     with concurrent.futures.ProcessPoolExecutor(1) as processes, pytest.raises(TypeError, match="threads"):
         torchgil.Batcher(lambda x: x, executor=processes)
+
+
+def test_more_batches_at_once_than_cores_are_told():
+    cores = torchgil.usable_cores()
+    with pytest.warns(RuntimeWarning, match=f"concurrency={cores + 1} on {cores} usable cores") as caught:
+        torchgil.Batcher(lambda x: x, concurrency=cores + 1).shutdown()
+    assert caught[0].filename == __file__

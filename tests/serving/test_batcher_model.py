@@ -198,7 +198,7 @@ BatcherMachine.TestCase.settings = settings(
 
 
 @pytest.mark.filterwarnings(
-    "ignore:ThreadPool. 3 workers:RuntimeWarning", "ignore:ThreadPool. 2 workers:RuntimeWarning"
+    "ignore:ThreadPool. 3 workers:RuntimeWarning", "ignore:Batcher. concurrency=2:RuntimeWarning"
 )
 class TestBatcherModel(BatcherMachine.TestCase):
     """Nothing hangs, nothing is answered twice, nothing is answered wrongly."""

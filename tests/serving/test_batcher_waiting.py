@@ -90,6 +90,20 @@ def test_a_queued_future_can_be_cancelled_and_frees_its_place_and_a_running_one_
     assert fn.shapes[1] == [4, 3]
 
 
+@pytest.mark.parametrize("on_full", ["raise", "block"])
+def test_what_was_cancelled_in_a_full_queue_makes_way(on_full):
+    fn = Recorder(open_=False)
+    with torchgil.Batcher(fn, max_delay=0, max_queue=2, on_full=on_full, block_timeout=60) as batcher:
+        running = batcher.submit(torch.ones(1))
+        fn.wait_entered()
+        futures = [batcher.submit(torch.ones(1)) for _ in range(2)]
+        assert futures[0].cancel()
+        futures.append(batcher.submit(torch.ones(1)))  # the worker is held: room is what was cancelled
+        assert batcher.stats().cancelled == 1
+        fn.gate.set()
+        assert [future.result(60) for future in (running, *futures[1:])] == [2, 2, 2]
+
+
 # Limits.
 
 

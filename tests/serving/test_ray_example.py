@@ -13,6 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+# Ray opens a port of each replica on every interface: give it a network of its own, where that may be done.
+ALONE = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def alone() -> list[str]:
+    try:
+        made = subprocess.run([*ALONE, "true"], capture_output=True, timeout=60).returncode == 0
+    except FileNotFoundError:
+        return []
+    return ALONE if made else []
 
 
 @pytest.mark.slow
@@ -22,7 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the example ends itself by an alarm")
 def test_every_request_is_answered_or_refused_while_a_replica_is_killed(tmp_path):
     data = tmp_path / "ray.json"
-    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "ray_serve.py")]
+    command = [*alone(), sys.executable, "-W", "ignore", str(ROOT / "examples" / "ray_serve.py")]
     search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     child = subprocess.Popen(
         [*command, "--seconds", "3", "--limit", "240", "--json", str(data)],
@@ -42,7 +52,7 @@ def test_every_request_is_answered_or_refused_while_a_replica_is_killed(tmp_path
     for kind, measured in json.loads(data.read_text()).items():
         for load in (measured["quiet"], measured["killed"]):
             assert load["sent"] == load["answered"] + sum(load["refused"].values()), (kind, load)
-            assert (load["lost"], load["doubled"], load["wrong"]) == (0, 0, 0), (kind, load)
+            assert (load["lost"], load["doubled"], load["wrong"]) == ({}, 0, 0), (kind, load)
         assert measured["quiet"]["answered"] >= 200, kind
         assert measured["quiet"]["replicas"] == 2, kind
         # The positive control: the kill was felt, and what the killed replica had was refused.

@@ -51,8 +51,8 @@ def nogil(
             All others are fixed to the example's.
         backend: ``"graph"`` runs the exported operators one after the other, bit for bit as the exported
             module does. ``"inductor"`` compiles them with AOTInductor; that takes a C++ compiler, and
-            minutes for large models. Its package has a copy of the weights, in memory and on disk: changes
-            of the model's are not seen.
+            minutes for large models. Its package has copies of the weights, in memory and on disk (see
+            :func:`torchgil.load_package`): changes of the model's are not seen.
         runners: For ``"inductor"``: how many calls may run at once; by default the usable cores.
         cache_dir: For ``"inductor"``: a folder that keeps compiled packages, so that the same graph and
             weights are compiled once. By default none is kept. Only code you trust may write there: packages

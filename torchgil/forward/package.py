@@ -34,8 +34,10 @@ def load_package(
     """Load an AOTInductor package (``.pt2``) that runs without the GIL, in as many threads as it has runners.
 
     A package is native code, and becomes part of this process: load only what you trust. Its checksums are
-    compared before anything of it is loaded. It holds weights of its own, on disk and in memory, which later
-    changes of the model's do not reach.
+    compared before anything of it is loaded. It holds weights of its own, which later changes of the model's
+    do not reach: on disk in the package and, while it is loaded, unpacked in a temporary folder; in memory
+    once, however many the runners, and once more in the pages of that file, which the system takes back
+    where memory is short (202 MB of weights: 204 MB, and 203 MB of file; 209 and 203 with four runners).
 
     Args:
         path: What :func:`torch._inductor.aoti_compile_and_package` wrote.

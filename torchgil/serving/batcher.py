@@ -101,9 +101,8 @@ class Batcher:
         for name, value in at_least_1.items():
             if operator.index(value) < 1:
                 raise ValueError(f"Batcher: {name} must be at least 1, got {value}")
-        if not math.isfinite(max_delay):
-            raise ValueError(f"Batcher: max_delay must be a finite number of seconds, got {max_delay}")
-        _seconds("max_delay", max_delay)
+        if not 0 <= max_delay < math.inf:
+            raise ValueError(f"Batcher: max_delay must be finite, in seconds, at least 0, got {max_delay}")
         if on_full not in ("block", "raise"):
             raise ValueError(f'Batcher: on_full must be "block" or "raise", got {on_full!r}')
         self._own = executor is None

@@ -21,22 +21,11 @@ T = TypeVar("T")
 
 
 def quantile(values: Iterable[float], q: float) -> float:
-    """The smallest of `values` that at least the share `q` of them does not exceed (nearest rank).
-
-    Args:
-        values: Any numbers; not changed.
-        q: Between 0 and 1.
-
-    Returns:
-        One of the values; 0.0 where there are none.
+    """The smallest of `values` that a share `q` of them at least does not exceed (nearest rank), 0.0 of none.
 
     Example:
-        >>> quantile([4, 1, 3, 2], 0.5)
-        2
-        >>> quantile([4, 1, 3, 2], 0.99)
-        4
-        >>> quantile([], 0.5)
-        0.0
+        >>> quantile([4, 1, 3, 2], 0.5), quantile([4, 1, 3, 2], 0.99), quantile([], 0.5)
+        (2, 4, 0.0)
     """
     ordered = sorted(values)
     if not ordered:

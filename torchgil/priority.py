@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 import types
 import warnings
 from collections.abc import Callable, Generator
@@ -59,27 +58,14 @@ def gil_priority() -> GilPriority:
     return GilPriority()
 
 
-class GilPriority:
+class GilPriority(C.PriorityBlocks):
     """What :func:`gil_priority` returns."""
 
-    __slots__ = ("_open",)
-
-    def __init__(self) -> None:
-        # The open blocks by thread: one object may serve several.
-        self._open: dict[int, list[C.PriorityBlock]] = {}
+    __slots__ = ()
 
     def __enter__(self) -> None:
         _warn_once_if_unavailable()
-        self._open.setdefault(threading.get_ident(), []).append(C.PriorityBlock())
-
-    def __exit__(self, *error: object) -> None:
-        thread = threading.get_ident()
-        if thread not in self._open:  # a generator that ends on another thread than it began
-            thread = next(iter(self._open))
-        blocks = self._open[thread]
-        blocks.pop().leave()
-        if not blocks:
-            del self._open[thread]
+        _enter(self)
 
     def __call__(self, function: F) -> F:
         """Decorates a function, generator function or coroutine function.
@@ -143,6 +129,9 @@ _awaitable_steps = types.coroutine(_steps)
 def priority_unavailable() -> str | None:
     """Why :func:`gil_priority` can do nothing here; None where it works."""
     return C.priority_unavailable()
+
+
+_enter = C.PriorityBlocks.__enter__
 
 
 @functools.cache

@@ -45,10 +45,13 @@ class _Nothing:
 
 
 class _Trace:
+    def __init__(self, ops: bool = True) -> None:
+        self._ops = ops
+
     def start(self) -> None:
         import torchgil
 
-        self._trace = torchgil.trace()
+        self._trace = torchgil.trace(ops=self._ops)
         self._trace.__enter__()
 
     def stop(self) -> None:
@@ -123,6 +126,7 @@ TOOLS: dict[str, Callable[[], Any]] = {
     "none": _Nothing,
     "after a trace": _AfterTrace,
     "torchgil.trace": _Trace,
+    "torchgil.trace(ops=False)": lambda: _Trace(ops=False),
     "torchgil.Watchdog": _Watchdog,
     "torch.profiler": _Profiler,
     "py-spy": _PySpy,
@@ -280,9 +284,9 @@ def parent(options: argparse.Namespace) -> None:
     for row in rows:
         if "ratio" in row:
             r = row["ratio"]
-            print(f"{row['tool']:17} {r['median']:.3f}x  ({r['min']:.3f} to {r['max']:.3f})")
+            print(f"{row['tool']:25} {r['median']:.3f}x  ({r['min']:.3f} to {r['max']:.3f})")
         elif "missing" in row:
-            print(f"{row['tool']:17} {row['missing']}")
+            print(f"{row['tool']:25} {row['missing']}")
         elif row["question"] == "watchdog":
             share, knocks = row["share_of_a_core"], row["knocks_per_s"]
             print(

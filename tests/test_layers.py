@@ -43,7 +43,7 @@ LAYERS = [
     {"ops"},
     {"tracing", "forward"},
     {"serving"},
-    {"compare"},
+    {"compare", "metrics"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]
@@ -53,6 +53,7 @@ TRACING = [
     {"recording", "extension", "background"},  # extension: of what a call is, not of the trace
     {"states", "figures"},
     {"numbers", "text", "timeline"},
+    {"html"},
     {"report"},
     {"trace", "watchdog", "monitor", "wakeup"},
     {"audit"},

@@ -82,6 +82,7 @@ class Prober:
         look_period_s: float,
         threads: dict[int, Thread],
         sinks: list[Callable[[tuple[float, float, str, int, bool, list[tuple[str, int, str]]]], None]],
+        totals: list[float],
     ) -> None: ...
     def stop(self) -> None: ...
     @property

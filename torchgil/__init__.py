@@ -16,6 +16,7 @@ from torchgil._imports import when_imported
 from torchgil._version import __version__
 
 if TYPE_CHECKING:
+    from torchgil import metrics as metrics
     from torchgil.forward.nogil import nogil as nogil
     from torchgil.forward.package import load_package as load_package
     from torchgil.headers import get_include as get_include
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from torchgil.tracing.watchdog import LongHold as LongHold
     from torchgil.tracing.watchdog import Watchdog as Watchdog
 
-# Public name -> "module:attribute".
+# Public name -> "module:attribute", or "module:".
 _PUBLIC = {
     "released": "torchgil.ops:released",
     "held": "torchgil.ops:held",
@@ -61,6 +62,7 @@ _PUBLIC = {
     "trace": "torchgil.tracing.trace:trace",
     "audit": "torchgil.tracing.audit:audit",
     "GilMonitor": "torchgil.tracing.monitor:GilMonitor",
+    "metrics": "torchgil.metrics:",
     "LongHold": "torchgil.tracing.watchdog:LongHold",
     "Watchdog": "torchgil.tracing.watchdog:Watchdog",
 }
@@ -73,7 +75,9 @@ def __getattr__(name: str) -> Any:
     if target is None:
         raise AttributeError(f"module 'torchgil' has no attribute {name!r}")
     module, attribute = target.split(":")
-    value: Any = getattr(importlib.import_module(module), attribute)
+    value: Any = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
     globals()[name] = value  # the next look-up does not come here
     return value
 

@@ -27,7 +27,8 @@ double in_seconds(Clock::duration value) {
 }
 
 /// A Prober that Python code starts by making it, and stops. What it finds
-/// goes to each of `sinks`: functions written in C that do not wait. So the
+/// goes to each of `sinks`: functions written in C that do not wait; `totals`
+/// are the number of holds and their seconds. So the
 /// knocker runs no Python code, and nothing of the program's can hold it up.
 class PyProber {
  public:
@@ -36,10 +37,12 @@ class PyProber {
       double mean_gap,
       double look_period,
       py::dict threads,
-      py::list sinks)
+      py::list sinks,
+      py::list totals)
       : threshold_(threshold),
         threads_(std::move(threads)),
         sinks_(std::move(sinks)),
+        totals_(std::move(totals)),
         switch_interval_(py::module_::import("sys").attr("getswitchinterval")),
         prober_(
             std::make_unique<Prober>(
@@ -89,8 +92,11 @@ class PyProber {
       if (!is_long(in_seconds(hold.length()), in_seconds(queued))) {
         return;
       }
+      const double length = in_seconds(hold.length());
+      totals_[0] = py::float_(totals_[0].cast<double>() + 1);
+      totals_[1] = py::float_(totals_[1].cast<double>() + length);
       const py::tuple found = py::make_tuple(
-          in_seconds(hold.length()),
+          length,
           in_seconds(queued),
           culprit.name,
           culprit.ident,
@@ -121,6 +127,7 @@ class PyProber {
   const double threshold_;
   const py::dict threads_;
   const py::list sinks_;
+  const py::list totals_;
   const py::object switch_interval_; // the user may change it at any time
   std::unique_ptr<Prober> prober_;   // last: its threads use the rest
 };
@@ -145,12 +152,13 @@ void register_prober(py::module_& m) {
   m.def("wakeup_latencies", &wakeup_latencies, py::arg("samples"));
   py::class_<PyProber>(m, "Prober")
       .def(
-          py::init<double, double, double, py::dict, py::list>(),
+          py::init<double, double, double, py::dict, py::list, py::list>(),
           py::arg("threshold_s"),
           py::arg("mean_gap_s"),
           py::arg("look_period_s"),
           py::arg("threads"),
-          py::arg("sinks"))
+          py::arg("sinks"),
+          py::arg("totals"))
       .def("stop", &PyProber::stop)
       .def_property_readonly("knocks", &PyProber::knocks);
 }

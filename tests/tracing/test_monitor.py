@@ -241,8 +241,8 @@ def test_survives_fork() -> None:
                     assert monitor.stats().looks == 0
                     monitor.stop()
                     with monitor:
-                        torchgil.held.spin(0.02)
-                        assert monitor.stats().looks > 0
+                        while monitor.stats().looks == 0:  # or this runs into its limit
+                            torchgil.held.spin(0.01)
                     os._exit(7)
                 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
             stop.set()

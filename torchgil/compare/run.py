@@ -15,6 +15,7 @@ from typing import Any
 
 from torchgil.compare.contenders import Contender
 from torchgil.compare.measure import MARK, Figures
+from torchgil.tracing import html
 
 __all__ = ["Result", "compare"]
 
@@ -49,6 +50,20 @@ class Result:
         return {
             field.name: [getattr(visit, field.name) for visit in self.visits] for field in fields(Figures)
         }
+
+    def _repr_html_(self) -> str:
+        name = self.contender.name
+        if not self.visits:
+            return html.page(
+                html.paragraph(name, strong=True), html.preformatted(self.error or "not measured")
+            )
+        rows = []
+        for field, value in asdict(self.figures).items():  # type: ignore[call-overload]
+            if value is not None:
+                least, most = self.extremes(field)
+                rows.append((field, f"{value:.4g}", f"{least:.4g}", f"{most:.4g}"))
+        head = (name, f"median of {len(self.visits)}", "least", "most")
+        return html.page(html.table(head, rows))
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON: the medians as "figures", the extremes, and each visit."""

@@ -8,7 +8,7 @@ from torchgil.tracing.monitor import GilMonitor, MonitorStats
 from torchgil.tracing.report import Report
 from torchgil.tracing.trace import Trace, trace
 from torchgil.tracing.wakeup import WakeupLatency, wakeup_latency
-from torchgil.tracing.watchdog import LongHold, Watchdog
+from torchgil.tracing.watchdog import LongHold, Watchdog, WatchdogStats
 
 __all__ = [
     "Audit",
@@ -21,6 +21,7 @@ __all__ = [
     "Trace",
     "WakeupLatency",
     "Watchdog",
+    "WatchdogStats",
     "audit",
     "trace",
     "wakeup_latency",

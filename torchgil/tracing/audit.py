@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from torchgil._build import C
+from torchgil.tracing import html
 from torchgil.tracing.extension import Extension, of_callable
 from torchgil.tracing.figures import verdict_of
 from torchgil.tracing.recording import Kind
@@ -54,6 +55,13 @@ class Audit(Generic[T]):
         lines += [f"it ran {self.extension}"] if self.extension else []
         lines += [f"note: {note}" for note in self.report.notes]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        verdict, *rest = str(self).splitlines()
+        lines = [html.paragraph(verdict, strong=True), *map(html.paragraph, rest)]
+        if self.report.recording.gil_seen and self.report.threads:
+            lines.append(html.picture(self.report))
+        return html.page(*lines)
 
 
 def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:

@@ -20,6 +20,8 @@ from torchgil.tracing.text import duration
 __all__ = ["GilMonitor", "MonitorStats"]
 
 ENDED = "(ended)"  # the name of threads that have none any more
+OTHER = "(other)"  # of those that have held the GIL least, where many come and go
+_NAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class MonitorStats:
     Attributes:
         held_share: Share of the time that any thread held the GIL, from 0 to 1; nan without a look.
         threads: The same by thread, the greatest first, by the name that each thread has now. "(ended)" are
-            threads that have ended; a thread that got the memory of an ended one gets its looks, too.
+            threads that have ended; a thread that got the memory of an ended one gets its looks, too. Of
+            more than 100 names those with the smallest shares are summed up as "(other)".
         looks: How many looks these shares are made of.
         held_looks: How many of them found the GIL held, by thread.
         seconds: Length of the stretch.
@@ -160,6 +163,9 @@ class _Session:
         self._looks += looks
         self._seconds += seconds
         self._held.update(_by_name(held))
+        while len(self._held) > _NAMES:
+            name, _ = min(self._held.items(), key=lambda item: (item[0] == OTHER, item[1]))
+            self._held[OTHER] += self._held.pop(name)
         return _stats(self._looks, self._held, self._seconds, self._since)
 
     def window(self, seconds: float) -> MonitorStats:

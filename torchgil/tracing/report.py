@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torchgil.tracing import text, timeline
+from torchgil.tracing import html, text, timeline
 from torchgil.tracing.figures import Figures, Span
 from torchgil.tracing.numbers import figures_of, span_of
 from torchgil.tracing.recording import Recording
@@ -31,6 +31,9 @@ class Report(Figures):
 
     def __str__(self) -> str:
         return text.render(self)
+
+    def _repr_html_(self) -> str:
+        return html.report(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain data, in the format of `save_json`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torchgil.tracing.figures import Figures
 
-__all__ = ["LONG_HOLD_S", "duration", "hints", "render", "table"]
+__all__ = ["duration", "headline", "hints", "op_table", "render", "table", "thread_table"]
 
 LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
 _HINTS = 3  # of one kind: the worst
@@ -40,48 +40,56 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+Table = tuple[Sequence[str], list[tuple[str, ...]]]  # what `table` takes
+
+
+def headline(report: Figures) -> str:
+    """What the trace is of, in a line."""
+    dropped = f", {report.dropped} dropped" if report.dropped else ""
+    return (
+        f"torchgil: {duration(report.wall_s)}, {len(report.threads)} threads, {report.events} events{dropped}"
+    )
+
+
+def thread_table(report: Figures) -> Table:
+    """A row per thread."""
+    head = ("thread", "wall", "free", "held", "wait", "preempted", "releases", "longest hold", "longest wait")
+    rows = [
+        (
+            _short(t.name),
+            *map(duration, (t.wall_s, t.free_s, t.held_s, t.wait_s, t.preempted_s)),
+            str(t.releases),
+            duration(t.longest_hold_s),
+            duration(t.longest_wait_s),
+        )
+        for t in report.threads
+    ]
+    return head, rows
+
+
+def op_table(report: Figures, top: int) -> Table:
+    """A row per op, for the `top` ones that hurt most."""
+    head = ("op", "calls", "entered held", "wall", "free", "held", "wait", "longest hold", "verdict")
+    rows = [
+        (
+            _short(op.name),
+            str(op.calls),
+            str(op.calls_held),
+            *map(duration, (op.wall_s, op.free_s, op.held_s, op.wait_s, op.longest_hold_s)),
+            op.verdict,
+        )
+        for op in report.ops[:top]
+    ]
+    return head, rows
+
+
 def render(report: Figures, *, top: int = 15) -> str:
     """The whole report, with the `top` ops that hurt most."""
-    parts = [
-        f"torchgil: {duration(report.wall_s)}, {len(report.threads)} threads, {report.events} events"
-        + (f", {report.dropped} dropped" if report.dropped else "")
-    ]
+    parts = [headline(report)]
     if report.recording.gil_seen and report.threads:
-        head = (
-            "thread",
-            "wall",
-            "free",
-            "held",
-            "wait",
-            "preempted",
-            "releases",
-            "longest hold",
-            "longest wait",
-        )
-        rows = [
-            (
-                _short(t.name),
-                *map(duration, (t.wall_s, t.free_s, t.held_s, t.wait_s, t.preempted_s)),
-                str(t.releases),
-                duration(t.longest_hold_s),
-                duration(t.longest_wait_s),
-            )
-            for t in report.threads
-        ]
-        parts.append(table(head, rows))
+        parts.append(table(*thread_table(report)))
     if report.ops:
-        head = ("op", "calls", "entered held", "wall", "free", "held", "wait", "longest hold", "verdict")
-        rows = [
-            (
-                _short(op.name),
-                str(op.calls),
-                str(op.calls_held),
-                *map(duration, (op.wall_s, op.free_s, op.held_s, op.wait_s, op.longest_hold_s)),
-                op.verdict,
-            )
-            for op in report.ops[:top]
-        ]
-        parts.append(table(head, rows))
+        parts.append(table(*op_table(report, top)))
         if len(report.ops) > top:
             parts[-1] += f"\n({len(report.ops) - top} more ops)"
     parts += [f"hint: {hint}" for hint in hints(report)]

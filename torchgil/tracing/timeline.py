@@ -9,7 +9,7 @@ from typing import Any
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
-__all__ = ["chrome_trace", "draw", "op_slices"]
+__all__ = ["STATES", "chrome_trace", "draw", "op_slices", "shares"]
 
 # What torch.profiler counts its time stamps from: the start of the quarter of a
 # Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
@@ -17,7 +17,7 @@ __all__ = ["chrome_trace", "draw", "op_slices"]
 _QUARTER_NS = 7_889_238 * 1_000_000_000
 _LANE = 1 << 32  # over any thread id: the lane of states beside the lane of ops
 
-_STATES = {
+STATES = {
     State.HELD: ("held", "terrible", "#c0392b"),
     State.FREE: ("free", "good", "#7fbf7b"),
     State.WAIT: ("waiting", "bad", "#f0a830"),
@@ -75,7 +75,7 @@ def chrome_trace(report: Figures, *, ops: bool = True) -> dict[str, Any]:
         events.append(label("thread_name", lane, name=f"{thread.name}: GIL"))
         events.append(label("thread_sort_index", lane, sort_index=thread.native_id))
         for start_ns, end_ns, state in segments:
-            name, colour, _ = _STATES[state]
+            name, colour, _ = STATES[state]
             events.append(slice_(name, "gil", lane, start_ns, end_ns, cname=colour))
     return {
         "schemaVersion": 1,
@@ -106,10 +106,10 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes = figure.add_subplot()
     span_ms = (end - begin) / 1e6
     for row, (thread, segments) in enumerate(rows):
-        shares = _shares(segments, begin, end, width)
+        parts = shares(segments, begin, end, width)
         # What a column shows is the mean of its states' colours, weighted by their time.
-        colours = np.array([to_rgb(_STATES[state][2]) for state in State])
-        weights = np.array(shares).T
+        colours = np.array([to_rgb(STATES[state][2]) for state in State])
+        weights = np.array(parts).T
         total = weights.sum(axis=1, keepdims=True)
         pixels = np.where(total > 0, weights @ colours / np.maximum(total, 1e-12), 1.0)
         y = len(rows) - 1 - row
@@ -127,22 +127,22 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes.set_title("Who held the GIL when", loc="left", fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    handles = [Patch(color=colour, label=name) for name, _, colour in _STATES.values()]
+    handles = [Patch(color=colour, label=name) for name, _, colour in STATES.values()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 
-def _shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
+def shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
     """How much of each of `width` columns each state takes."""
-    shares = [[0.0] * width for _ in State]
+    found = [[0.0] * width for _ in State]
     scale = width / (end - begin)
     for start, stop, state in segments:
         left, right = (start - begin) * scale, min((stop - begin) * scale, width)
         column = int(left)
         while column < right:
-            shares[state][column] += min(right, column + 1) - max(left, column)
+            found[state][column] += min(right, column + 1) - max(left, column)
             column += 1
-    return shares
+    return found
 
 
 def _draw_ops(

@@ -55,7 +55,8 @@ class Trace:
         self._recording: Recording | None = None
         self._report: Report | None = None
 
-    def __enter__(self) -> Trace:
+    def start(self) -> Trace:
+        """Begins to record, as the ``with`` block does."""
         if self._pid:
             raise RuntimeError("trace: a Trace records once; call torchgil.trace() again for another")
         self._has_gil = has_gil()
@@ -68,12 +69,19 @@ class Trace:
         self._names.watch()
         return self
 
+    def __enter__(self) -> Trace:
+        return self.start()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends recording, in any thread of the process that began it. Twice does no harm."""
         if os.getpid() != self._pid or self._recording is not None:
             return  # a fork's child leaves the block: the trace is its parent's; or it was left before
         self._names.unwatch()

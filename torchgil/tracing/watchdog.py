@@ -22,11 +22,11 @@ from queue import SimpleQueue
 from traceback import FrameSummary, StackSummary
 
 from torchgil._build import C
-from torchgil.tracing import extension
+from torchgil.tracing import extension, html
 from torchgil.tracing.background import Background
 from torchgil.tracing.extension import Extension
 
-__all__ = ["LongHold", "Watchdog"]
+__all__ = ["LongHold", "Watchdog", "WatchdogStats"]
 
 _log = logging.getLogger("torchgil.watchdog")
 
@@ -112,6 +112,27 @@ class LongHold:
             StackSummary.from_list(self.stack).format()
         )
 
+    def _repr_html_(self) -> str:
+        headline, _, stack = self.format().partition("\n")
+        return html.page(
+            html.paragraph(headline, strong=True), html.preformatted(stack) if self.stack else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogStats:
+    """What a watchdog found in all the time it ran, also what it does not keep any more.
+
+    Attributes:
+        holds: How many holds over the threshold.
+        held_s: How long they took together, in seconds.
+        knocks: How often it asked for the GIL since it was started last.
+    """
+
+    holds: int
+    held_s: float
+    knocks: int
+
 
 class Watchdog(Background["_Session"]):
     """Records every hold of the GIL over a threshold, with the Python line that caused it.
@@ -174,11 +195,17 @@ class Watchdog(Background["_Session"]):
         self.mean_gap = float(mean_gap)
         self.on_hold = on_hold
         self._reports: deque[_Report] = deque(maxlen=max_holds)
+        self._totals = [0.0, 0.0]  # holds, and their seconds; the prober's to write
 
     @property
     def holds(self) -> list[LongHold]:
         """The holds so far, oldest first, of every time it ran. A new list at each call."""
         return [_describe(report) for report in list(self._reports)]
+
+    def stats(self) -> WatchdogStats:
+        """How many holds there were, and how long they took; see `WatchdogStats`."""
+        holds, held_s = self._totals
+        return WatchdogStats(int(holds), held_s, self.knocks)
 
     @property
     def knocks(self) -> int:
@@ -215,6 +242,7 @@ class _Session:
                 period,
                 threads=getattr(threading, "_active", {}),
                 sinks=[watchdog._reports.append, self._told.put],
+                totals=watchdog._totals,
             )
         except BaseException:
             self._told.put(None)

@@ -1,0 +1,127 @@
+"""A report in a notebook: tables and the timeline as a picture, for dark and light pages alike. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from torchgil.tracing import text, timeline
+from torchgil.tracing.figures import Figures
+from torchgil.tracing.recording import Segment, State
+
+__all__ = ["page", "preformatted", "report", "table"]
+
+# Colours and sizes of the page around it, but for lines that are visible on any ground.
+_CELL = "padding:2px 10px;text-align:{};border-bottom:1px solid rgba(128,128,128,.35)"
+_COLUMNS = 480  # of the picture
+_ROWS = 24
+_NAME, _WIDTH, _ROW = 150, 820, 26
+
+
+def page(*parts: str) -> str:
+    """The parts below each other."""
+    return f'<div style="max-width:100%;overflow-x:auto">{"".join(parts)}</div>'
+
+
+def paragraph(line: str, *, strong: bool = False) -> str:
+    words = escape(line)
+    return f"<p>{f'<strong>{words}</strong>' if strong else words}</p>"
+
+
+def preformatted(words: str) -> str:
+    """Text as it stands, such as a stack."""
+    return f'<pre style="margin:4px 0">{escape(words)}</pre>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first aligned left and the others right."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        sides = ["left", *["right"] * (len(cells) - 1)]
+        return "".join(
+            f'<{tag} style="{_CELL.format(side)}">{escape(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
+        )
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return (
+        '<table style="border-collapse:collapse;background:none;margin:6px 0">'
+        f"<thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def report(figures: Figures, *, top: int = 15) -> str:
+    """The whole report, with the `top` ops that hurt most."""
+    parts = [paragraph(text.headline(figures), strong=True)]
+    if figures.recording.gil_seen and figures.threads:
+        parts += [picture(figures), table(*text.thread_table(figures))]
+    if figures.ops:
+        parts.append(table(*text.op_table(figures, top)))
+    if len(figures.ops) > top:
+        parts.append(paragraph(f"({len(figures.ops) - top} more ops)"))
+    parts += [paragraph(f"hint: {hint}") for hint in text.hints(figures)]
+    parts += [paragraph(f"note: {note}") for note in figures.notes]
+    return page(*parts)
+
+
+def picture(figures: Figures) -> str:
+    """Who held the GIL when: a row per thread, as an SVG."""
+    recording = figures.recording
+    begin, end = recording.start_ns, max(recording.complete_until_ns, recording.start_ns + 1)
+    rows = [
+        (thread.name, segments)
+        for thread, segments in zip(recording.threads, figures.segments, strict=True)
+        if segments
+    ][:_ROWS]
+    height = _ROW * len(rows) + 44
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
+        'style="max-width:100%;font:12px sans-serif" xmlns="http://www.w3.org/2000/svg">'
+        "<title>Who held the GIL when</title>"
+    ]
+    for number, (name, segments) in enumerate(rows):
+        y = number * _ROW + 4
+        short = name if len(name) <= 22 else name[:19] + "..."
+        parts.append(_words(_NAME - 8, y + 13, short, "end"))
+        parts += [
+            f'<rect x="{left:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{colour}"/>'
+            for left, width, colour in _stripes(segments, begin, end)
+        ]
+    y = len(rows) * _ROW + 16
+    parts += [_words(_NAME, y, "0", "start"), _words(_WIDTH, y, text.duration((end - begin) * 1e-9), "end")]
+    x = _NAME
+    for name, _, colour in timeline.STATES.values():
+        parts.append(f'<rect x="{x}" y="{y + 10}" width="12" height="12" fill="{colour}"/>')
+        parts.append(_words(x + 17, y + 20, name, "start"))
+        x += 100
+    return "".join(parts) + "</svg>"
+
+
+def _words(x: float, y: float, words: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="currentColor">{escape(words)}</text>'
+
+
+def _stripes(segments: list[Segment], begin: int, end: int) -> Iterator[tuple[float, float, str]]:
+    """x, width and colour; a column has the mean of its states' colours, weighted by their time."""
+    shares = timeline.shares(segments, begin, end, _COLUMNS)
+    width = (_WIDTH - _NAME) / _COLUMNS
+    colours = [_mean([shares[state][column] for state in State]) for column in range(_COLUMNS)]
+    start = 0
+    for column in range(1, _COLUMNS + 1):
+        if column == _COLUMNS or colours[column] != colours[start]:
+            if colours[start]:
+                yield _NAME + start * width, (column - start) * width, colours[start]
+            start = column
+
+
+def _mean(weights: list[float]) -> str:
+    total = sum(weights)
+    if total <= 0:
+        return ""
+    shades = [timeline.STATES[state][2] for state in State]
+    mixed = (
+        sum(weight * int(shade[at : at + 2], 16) for weight, shade in zip(weights, shades, strict=True))
+        / total
+        for at in (1, 3, 5)
+    )
+    return "#" + "".join(f"{round(part):02x}" for part in mixed)

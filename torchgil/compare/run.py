@@ -53,12 +53,12 @@ class Result:
 
     def _repr_html_(self) -> str:
         name = self.contender.name
-        if not self.visits:
+        if self.figures is None:
             return html.page(
                 html.paragraph(name, strong=True), html.preformatted(self.error or "not measured")
             )
         rows = []
-        for field, value in asdict(self.figures).items():  # type: ignore[call-overload]
+        for field, value in asdict(self.figures).items():
             if value is not None:
                 least, most = self.extremes(field)
                 rows.append((field, f"{value:.4g}", f"{least:.4g}", f"{most:.4g}"))

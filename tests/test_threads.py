@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,28 @@ def test_a_fork_while_another_thread_sets_leaves_the_child_working():
         holder.join()
         assert status == 0, status
     """)
+
+
+@pytest.mark.parametrize("starts", [0, 1])
+def test_a_worker_gets_its_number_while_the_interpreter_ends(monkeypatch, starts):
+    """Python 3.12 and later start no thread then; the end may come between the two that are asked for."""
+
+    def start(self, original=threading.Thread.start):
+        nonlocal starts
+        starts -= 1
+        if starts < 0:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        original(self)
+
+    def work():
+        threads.set_own_intra_op_threads(torch.get_num_threads() + 1)
+        return torch.get_num_threads()
+
+    expected = torch.get_num_threads() + 1
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert pool.submit(work).result() == expected
+        monkeypatch.undo()
+    with ThreadPoolExecutor(1) as pool:  # the default, should somebody come after all
+        pool.submit(torch.set_num_threads, expected - 1).result()

@@ -85,29 +85,31 @@ def set_own_intra_op_threads(n: int) -> None:
         before = torch.get_num_threads()
         if before == n:
             return
-        try:
-            default = _in_fresh_thread(torch.get_num_threads)
-        except RuntimeError as error:
-            # Python 3.12 and later start no thread once the interpreter ends, while workers serve what is
-            # queued. Nobody is left to take the default then.
-            if "interpreter shutdown" not in str(error):
-                raise
-            default = 0
+        default = _in_fresh_thread(torch.get_num_threads)
         torch.set_num_threads(n)
         if torch.get_num_threads() != n:
             torch.set_num_threads(before)
-        if default:
+        if default is not None:
             _in_fresh_thread(lambda: torch.set_num_threads(default))
         taken = torch.get_num_threads()
     if taken != n:
         raise RuntimeError(f"asked torch for {n} intra-op threads, got {taken}")
 
 
-def _in_fresh_thread(fn: Callable[[], T]) -> T:
-    """Calls fn in a new thread, which has no setting of its own, and returns its result."""
+def _in_fresh_thread(fn: Callable[[], T]) -> T | None:
+    """Calls fn in a new thread, which has no setting of its own, and returns its result.
+
+    None where the interpreter ends, while workers serve what is queued: Python 3.12 and later start no
+    thread then. Nobody is left to take the default, either.
+    """
     results: list[T] = []
     thread = threading.Thread(target=lambda: results.append(fn()), name="torchgil-default-threads")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "interpreter shutdown" not in str(error):
+            raise
+        return None
     thread.join()
     return results[0]
 

@@ -155,8 +155,11 @@ IValue power(Args a) {
   if (both_integral(a) && as_int(a[1]) >= 0) {
     return int_pow(as_int(a[0]), as_int(a[1]));
   }
-  TORCH_CHECK(truthy(a[0]) || as_double(a[1]) >= 0, "zero to a negative power");
-  return std::pow(as_double(a[0]), as_double(a[1]));
+  const double exponent = as_double(a[1]);
+  TORCH_CHECK( // 0 ** -inf is inf, in Python as well
+      truthy(a[0]) || exponent >= 0 || std::isinf(exponent),
+      "zero to a negative power");
+  return std::pow(as_double(a[0]), exponent);
 }
 
 IValue neg(Args a) {

@@ -76,7 +76,7 @@ def test_a_call_that_does_both_is_partly():
 
     a = torchgil.audit(both)
     assert a.verdict == "partly"
-    assert a.longest_hold_s == pytest.approx(0.03, rel=0.1)
+    assert 0.0295 <= a.longest_hold_s < 0.06  # the one, not both; the system may have had the core meanwhile
 
 
 def test_an_audit_judges_its_own_thread_and_not_the_others():

@@ -142,7 +142,7 @@ def test_a_hold_over_the_limit_is_exit_code_3_with_the_culprit_named(script, pol
     assert done.exit_code == code, done.stderr
     assert ("the GIL was held too long" in done.stderr) == (code == 3)
     if code:
-        assert "torchgil::spin: up to 50." in done.stderr
+        assert "torchgil::spin: up to " in done.stderr
 
 
 def test_a_line_that_is_no_op_and_held_too_long_is_named(script):

@@ -126,7 +126,7 @@ def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool, req
     # A larger batch would take all that is in flight, and leave the other workers nothing.
     tensors = (leaf for leaf in tree_leaves(subject.request) if isinstance(leaf, torch.Tensor) and leaf.dim())
     rows = max(1, next((len(leaf) for leaf in tensors), 1))
-    most = max(rows * requests, 2 * rows)  # the check below sends two
+    most = rows * requests
     batcher = Batcher(call, executor=pool, concurrency=contender.workers, max_batch_size=most)
 
     def close() -> None:
@@ -137,7 +137,9 @@ def _start_batcher(contender: Contender, subject: Subject, pool: ThreadPool, req
         # A model whose rows depend on each other must not be batched: beside another request, and alone.
         with torch.inference_mode():
             alone = subject.call()
-        answer, _ = batcher.map([subject.request, tree_map(_another, subject.request)])
+        # It waits until both are there, however slow the machine is.
+        with Batcher(call, executor=pool, max_batch_size=2 * rows, max_delay=60) as both:
+            answer, _ = both.map([subject.request, tree_map(_another, subject.request)])
         torch.testing.assert_close(answer, alone, rtol=1e-3, atol=1e-3)
     except BaseException:
         close()

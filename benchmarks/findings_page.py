@@ -23,6 +23,7 @@ def filled(text: str, results: Results, main_torch: str) -> str:
     tables = {
         "by torch": by_torch(results),
         "details": [measured_on(results[main_torch]["machine"]), "", *details(results[main_torch]["rows"])],
+        "third party": third_party(json.loads((RESULTS / "third_party.json").read_text())),
         "measured on": [f"- {measured_on(result['machine'])}" for result in results.values()],
     }
 
@@ -64,6 +65,20 @@ def details(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['releases']} | {_duration(row['longest_hold_s'])} | {held} |"
         )
     return lines
+
+
+def third_party(result: Mapping[str, Any]) -> list[str]:
+    """Calls into other people's extensions, by verdict."""
+    lines = [
+        "| call | package | verdict | free | releases | longest hold |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['what']} | {row['package']} {row['version']} | {row['verdict']} | "
+        f"{100 * row['free_fraction']:.0f} % | {row['releases']} | {_duration(row['longest_hold_s'])} |"
+        for row in sorted(result["rows"], key=lambda row: (row["verdict"], row["name"]))
+    ]
+    return [*lines, "", measured_on(result["machine"])]
 
 
 def measured_on(machine: Mapping[str, Any]) -> str:

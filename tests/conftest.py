@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.zygote import zygote
+from tests.zygote import Child, zygote
 
 # A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
 # handler they do not. So the tests that interrupt a child also run under `make test &`.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@dataclass(frozen=True)
-class Child:
-    """What is left of a finished child process."""
-
-    exit_code: int | None  # None: it ran into its time limit and was killed
-    stdout: str
-    stderr: str
-
-    def __str__(self) -> str:
-        how = "ran into its time limit" if self.exit_code is None else f"exit code {self.exit_code}"
-        return f"{how}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
 def run_in_child(
@@ -47,7 +32,8 @@ def run_in_child(
 ) -> Child:
     """Runs code in a process of its own; with check, anything but exit code 0 fails the test.
 
-    It has imported torch and nothing else; fresh, or with variables in env, it has imported nothing.
+    It has imported torch and nothing else; fresh, or with variables in env, it has imported nothing. A
+    process or a temporary file that it leaves fails the test in any case.
     """
     environment = {
         **os.environ,
@@ -56,10 +42,8 @@ def run_in_child(
         "PYTHONWARNINGS": "ignore:This process (pid=:DeprecationWarning",
         **(env or {}),
     }
-    code = textwrap.dedent(code)
-    run = _fresh if fresh or env else zygote.run
-    child = Child(*run(code, ["-c", *args], environment, timeout))
-    if check and child.exit_code != 0:
+    child = zygote.run(textwrap.dedent(code), ["-c", *args], environment, timeout, fresh=fresh or bool(env))
+    if child.left or (check and child.exit_code != 0):
         pytest.fail(f"the child process failed: {child}")
     return child
 
@@ -68,27 +52,10 @@ def run_torchgil(*arguments: object, cwd: str | Path = ".", timeout: float = 240
     """Runs the command line in a process of its own, which has imported torch."""
     code = "import sys; from torchgil.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return Child(*zygote.run(code, ["torchgil", *map(str, arguments)], environment, timeout, cwd))
-
-
-def _fresh(
-    code: str, argv: list[str], environment: dict[str, str], timeout: float
-) -> tuple[int | None, str, str]:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *argv[1:]],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment,
-        )
-        return done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as late:
-
-        def text(out: Any) -> str:
-            return out.decode(errors="replace") if isinstance(out, bytes) else out or ""
-
-        return None, text(late.stdout), text(late.stderr)
+    child = zygote.run(code, ["torchgil", *map(str, arguments)], environment, timeout, cwd)
+    if child.left:
+        pytest.fail(f"the command left something behind: {child}")
+    return child
 
 
 def in_threads(fn: Callable[[int], Any], n: int, timeout: float = 120) -> list[Any]:

@@ -37,7 +37,7 @@ PYTHON_HEADER = re.compile(
 
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
-    {"_C", "_built_for", "_imports", "_support", "_version", "headers", "threads"},
+    {"_C", "_built_for", "_files", "_imports", "_support", "_version", "headers", "threads"},
     {"_build"},
     {"priority"},
     {"ops"},

@@ -1,12 +1,17 @@
 """Processes that have imported torch already: forked from one that did nothing else.
 
 Half of a child's time is the import of torch. One process for each pytest process imports it, and nothing
-more, and forks for each child. That runs the code as its main module and ends as every interpreter ends.
+more, and forks for each child. That runs the code as its main module and ends as every interpreter ends, or
+begins anew as an interpreter that has imported nothing.
+
+What a child leaves is seen from there: its orphans go to the process that forked it, and its temporary files
+lie in a folder of its own.
 """
 
 from __future__ import annotations
 
 import atexit
+import getpass
 import json
 import os
 import signal
@@ -15,21 +20,42 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SERVER = """
-import json, os, socket, sys
+import ctypes, json, os, signal, socket, sys, tempfile, time
 import torch
 
+def left(grace_s=5):
+    # Processes that the child never waited for, and such as live on and do not end by themselves.
+    found, end = [], time.monotonic() + grace_s
+    try:
+        while (zombie := os.waitpid(-1, os.WNOHANG)[0]) or time.monotonic() < end:
+            if zombie and end - time.monotonic() > grace_s - 0.005:
+                found.append(f"a zombie, process {zombie}")
+            time.sleep(0.01 * (not zombie))
+        for pid in open(f"/proc/self/task/{os.getpid()}/children").read().split():
+            command = open(f"/proc/{pid}/cmdline").read().replace("\\0", " ")
+            found.append(f"a running process {pid}: {command[:200]}")
+            os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(int(pid), 0)
+    except ChildProcessError:
+        pass
+    return found
+
 def next_child():
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     channel = socket.socket(fileno=int(sys.argv[1]))
     with channel, channel.makefile("r") as lines:
         while line := lines.readline():
             if (pid := os.fork()) == 0:
                 return json.loads(line)
             channel.sendall(f"{pid}\\n".encode())
-            channel.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\\n".encode())
+            ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            channel.sendall(f"{json.dumps([ended, left()])}\\n".encode())
     os._exit(0)
 
 def become(request):
@@ -38,8 +64,12 @@ def become(request):
         os.dup2(file, descriptor)
         os.close(file)
     os.chdir(request["folder"])
+    if request["fresh"]:
+        command = [sys.executable, "-c", request["code"], *request["argv"][1:]]
+        os.execve(sys.executable, command, request["environment"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None
     sys.argv[:] = request["argv"]
     sys.path[:] = dict.fromkeys(["", *request["path"], *sys.path])
     return compile(request["code"], "<string>", "exec")
@@ -50,6 +80,21 @@ for name in [n for n in globals() if n[:2] != "__" and n != "code"]:
 del name
 exec(globals().pop("code"))
 """
+
+
+@dataclass(frozen=True)
+class Child:
+    """What is left of a finished child process."""
+
+    exit_code: int | None  # None: it ran into its time limit and was killed
+    stdout: str
+    stderr: str
+    left: tuple[str, ...]  # zombies, processes and temporary files; a killed child's count for nothing
+
+    def __str__(self) -> str:
+        how = "ran into its time limit" if self.exit_code is None else f"exit code {self.exit_code}"
+        left = "".join(f"\n--- left {what}" for what in self.left)
+        return f"{how}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}{left}"
 
 
 class Zygote:
@@ -81,21 +126,24 @@ class Zygote:
         environment: dict[str, str],
         timeout: float,
         folder: str | Path = ".",
-    ) -> tuple[int | None, str, str]:
-        """What subprocess.run gives: exit code, None where the time ran out, stdout and stderr."""
+        fresh: bool = False,
+    ) -> Child:
+        """Runs code as `python -c` does, in a process that has imported torch, or, fresh, nothing."""
         with self._one_at_a_time, tempfile.TemporaryDirectory() as kept:
             if self._process is None:
                 self._start(environment)
-            out, err = Path(kept, "stdout"), Path(kept, "stderr")
+            out, err, own = (Path(kept, name) for name in ("stdout", "stderr", "temporary"))
             for path in (out, err):
                 path.touch()
+            own.mkdir()
             request: dict[str, Any] = {
                 "code": code,
                 "argv": argv,
-                "environment": environment,
+                "environment": {**_compiled_before(), **environment, "TMPDIR": str(own)},
                 "path": [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p],
                 "files": [os.devnull, str(out), str(err)],
                 "folder": os.path.abspath(folder),
+                "fresh": fresh,
             }
             self._channel.settimeout(None)
             self._channel.sendall((json.dumps(request) + "\n").encode())
@@ -103,13 +151,23 @@ class Zygote:
             clock = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
             clock.start()
             try:
-                ended: int | None = int(self._lines.readline())
+                ended, left = json.loads(self._lines.readline())
             finally:
                 in_time = clock.is_alive()
                 clock.cancel()
             if ended == -signal.SIGKILL and not in_time:
                 ended = None
-            return ended, out.read_text(errors="replace"), err.read_text(errors="replace")
+            left += [f"a temporary file {path.relative_to(own)}" for path in sorted(own.iterdir())]
+            if ended is None or (ended < 0 and ended != -signal.SIGINT):
+                left = []
+            text = [path.read_text(errors="replace") for path in (out, err)]
+            return Child(ended, *text, tuple(left))
+
+
+def _compiled_before() -> dict[str, str]:
+    """Where Inductor keeps what it compiled: for all children, as it would without a folder of their own."""
+    folder = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder)}
 
 
 zygote = Zygote()

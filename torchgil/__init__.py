@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,10 @@ def __getattr__(name: str) -> Any:
     if target is None:
         raise AttributeError(f"module 'torchgil' has no attribute {name!r}")
     module, attribute = target.split(":")
-    value: Any = importlib.import_module(module)
+    # The packages first, as every thread does then: one that imports a package and one that imports a module
+    # of it would wait for each other, and Python would give one of them a module that is half there.
+    for name_so_far in itertools.accumulate(module.split("."), "{}.{}".format):
+        value: Any = importlib.import_module(name_so_far)
     if attribute:
         value = getattr(value, attribute)
     globals()[name] = value  # the next look-up does not come here

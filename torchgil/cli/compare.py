@@ -6,8 +6,8 @@ import argparse
 import json
 import platform
 import sys
-from pathlib import Path
 
+from torchgil._files import whole, write_whole
 from torchgil._version import __version__
 from torchgil.cli import needs, output_file
 from torchgil.compare.contenders import Contender, contenders
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             "seconds": seconds,
             "rows": [result.to_dict() for result in results],
         }
-        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
+        write_whole(options.json, json.dumps(data, indent=1) + "\n")
     if options.plot:
         plot(results, options.plot)
     return 0 if best(results) else 1
@@ -254,4 +254,5 @@ def plot(results: list[Result], path: str) -> None:
             y -= 1  # under the name that stands there
         taken.append((x, y))
         axes.annotate(name, (memory, rate), (9, y - at - 3), textcoords="offset points", fontsize=8)
-    figure.savefig(path, dpi=150)
+    with whole(path) as written:
+        figure.savefig(written, dpi=150)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torchgil._files import write_whole
 from torchgil.cli import output_file
 
 __all__ = ["advice", "examine", "main", "openmp_runtimes", "render"]
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
         if options.json == "-":
             print(text)
         else:
-            Path(options.json).write_text(text + "\n")
+            write_whole(options.json, text + "\n")
     return 1 if facts["extension_error"] else 0
 
 

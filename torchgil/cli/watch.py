@@ -7,9 +7,9 @@ import json
 import os
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchgil._files import write_whole
 from torchgil.cli import output_file, script
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def main(argv: list[str]) -> int:
         return code  # a fork of the script's that ran to its end
     print(f"\n{summary(watchdog.holds, options.threshold)}", file=stderr)
     if options.json:
-        Path(options.json).write_text(
-            json.dumps(_to_dict(watchdog.holds, options.threshold), indent=1) + "\n"
-        )
+        write_whole(options.json, json.dumps(_to_dict(watchdog.holds, options.threshold), indent=1) + "\n")
     return code or (HELD_TOO_LONG if options.fail and watchdog.holds else 0)
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from torchgil._files import write_whole
 from torchgil.tracing import html, text, timeline
 from torchgil.tracing.figures import Figures, Span
 from torchgil.tracing.numbers import figures_of, span_of
@@ -55,7 +55,7 @@ class Report(Figures):
 
     def save_json(self, path: str | PathLike[str]) -> None:
         """Writes `to_dict` to a file; "version" changes when the meaning of a field does."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     def save_chrome_trace(self, path: str | PathLike[str], *, ops: bool = True) -> None:
         """Writes the timeline for Perfetto (ui.perfetto.dev) or chrome://tracing.
@@ -68,7 +68,7 @@ class Report(Figures):
             ops: False leaves the lane of ops out, for a file that is to be loaded
                 together with ``torch.profiler``'s, which has the same ops.
         """
-        Path(path).write_text(json.dumps(timeline.chrome_trace(self, ops=ops)))
+        write_whole(path, json.dumps(timeline.chrome_trace(self, ops=ops)))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draws the timeline as a picture: who held the GIL when. Needs matplotlib (torchgil[cli])."""

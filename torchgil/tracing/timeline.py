@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+from torchgil._files import whole
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
@@ -129,7 +130,8 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes.tick_params(axis="y", length=0)
     handles = [Patch(color=colour, label=name) for name, _, colour in STATES.values()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)
-    figure.savefig(path, dpi=150)
+    with whole(path) as written:
+        figure.savefig(written, dpi=150)
 
 
 def shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:

@@ -7,11 +7,11 @@ import json
 import platform
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchgil._files import write_whole
 from torchgil._version import __version__
 from torchgil.cli import needs, output_file
 from torchgil.cli.demo import accelerator, contention, policies, scaling
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     screen = Screen()
     demo = _measure(options, screen)
     if options.json:
-        Path(options.json).write_text(json.dumps(demo.to_dict(), indent=1) + "\n")
+        write_whole(options.json, json.dumps(demo.to_dict(), indent=1) + "\n")
         screen.note(f"figures: {options.json}")
     if options.plot:
         from torchgil.cli.demo.picture import draw

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torchgil._files import whole
+
 __all__ = ["draw"]
 
 # Okabe and Ito's colours: told apart by everybody.
@@ -52,7 +54,8 @@ def draw(demo: dict[str, Any], path: Path) -> None:
         _bars(middle, demo["scaling"], demo["machine"]["usable_cores"])
         _contention(bottom, demo["contention"])
         bottom.supxlabel(_caption(demo["machine"]), x=0.99, ha="right", size=8.5, color=FAINT)
-        figure.savefig(path)
+        with whole(path) as written:
+            figure.savefig(written)
 
 
 def _caption(machine: dict[str, Any]) -> str:

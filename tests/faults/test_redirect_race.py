@@ -1,0 +1,70 @@
+"""Calls are redirected and put back while other threads load and unload objects and bind symbols lazily."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from ..conftest import run_in_child
+
+ROUNDS = int(os.environ.get("TORCHGIL_STRESS_ROUNDS", "40"))
+
+CODE = """
+    import _ctypes, ctypes, os, shutil, sys, threading, time
+    import torch, torchgil
+    from torchgil._build import C
+    from tests.unchanged import unchanged
+    rounds = int(sys.argv[1])
+    source = next((m.__file__ for m in map(__import__, ["_bz2", "_lzma", "_json", "zlib"])
+                   if getattr(m, "__file__", None)), None)
+    if source is None:
+        sys.exit()  # this python has none that could be copied
+    folder, ended, counts = os.environ["TMPDIR"], threading.Event(), [0, 0]
+
+    def loads(i):  # lazily: each call of the copy binds its symbol then
+        path = shutil.copy(source, f"{folder}/copy{i}.so")
+        while not ended.is_set():
+            handle = _ctypes.dlopen(path, os.RTLD_LAZY | os.RTLD_LOCAL)
+            ctypes.PyDLL(path, handle=handle)["PyInit_" + os.path.basename(source).split(".")[0]]()
+            _ctypes.dlclose(handle)
+            counts[0] += 1
+        os.remove(path)
+
+    def releases():
+        while not ended.is_set():
+            torchgil.released.sleep(0)
+            time.sleep(0)
+            counts[1] += 1
+
+    def once():
+        C.trace_start(1000, True, True)
+        C.trace_stop()
+
+    once()
+    first = C.trace_start(1000, True, True)["slots"]
+    C.trace_stop()
+    with unchanged(grown_mib=32):
+        threads = [threading.Thread(target=loads, args=(i,)) for i in range(2)]
+        threads.append(threading.Thread(target=releases))
+        [thread.start() for thread in threads]
+        for i in range(rounds):
+            with torchgil.gil_priority():  # another client of the same tables
+                once()
+        ended.set()
+        [thread.join() for thread in threads]
+    assert C.trace_start(1000, True, True)["slots"] == first
+    C.trace_stop()
+    with torchgil.trace() as t:
+        torchgil.released.spin(0.001)
+    assert t.report().ops[0].verdict == "releases", t.report()
+    assert min(counts) > rounds / 10, counts
+    print(rounds, *counts)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
+def test_tables_are_redirected_and_put_back_amid_loading_unloading_and_binding():
+    child = run_in_child(CODE, str(ROUNDS), timeout=60 + ROUNDS / 10)
+    assert child.stderr == ""

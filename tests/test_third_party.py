@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import third_party  # noqa: E402
 
-sys.path.pop(0)
+sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.mark.third_party

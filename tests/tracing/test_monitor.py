@@ -74,7 +74,7 @@ def test_never_asks_for_the_gil() -> None:
             released.spin(0.2)
             busy_in_python(0.1)
     assert monitor.stats().looks > 20
-    assert [thread.name for thread in trace.report().threads] == ["MainThread"]
+    assert not any("torchgil" in thread.name for thread in trace.report().threads)
     # The control: a thread that asks is in the trace.
     with torchgil.trace() as trace, torchgil.Watchdog(mean_gap=0.001, on_hold=lambda hold: None):
         busy_in_python(0.2)

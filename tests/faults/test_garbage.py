@@ -1,37 +1,42 @@
-"""Tensors that are freed by the collector, wherever it runs."""
+"""Garbage is not collected where the interpreter has its lock of all threads."""
 
 from __future__ import annotations
+
+import sys
 
 from ..conftest import run_in_child
 
 
-def test_traces_list_the_threads_while_garbage_with_tensors_is_collected():
-    """Where it is collected as the interpreter lists its threads, this stands still."""
-    run_in_child(
+def test_no_garbage_is_collected_while_a_trace_lists_the_threads():
+    """A tensor that ends there releases the GIL, and who gets it may want that lock: a deadlock."""
+    child = run_in_child(
         """
-        import gc, threading, torch, torchgil
-        class Node:
+        import gc, sys, threading, torch, torchgil
+        with torchgil.trace():
             pass
-        def garbage():
-            node = Node()
-            node.tensors, node.itself = [torch.ones(4) for _ in range(20)], node
-        ended = threading.Event()
-        def churn():
-            while not ended.is_set():
-                garbage()
-                thread = threading.Thread(target=int)
-                thread.start()
-                thread.join()
-        gc.set_threshold(20, 5, 5)
-        threads = [threading.Thread(target=churn) for _ in range(4)]
+        latch, inside, seen = threading.Event(), [False], []
+        threads = [threading.Thread(target=latch.wait) for _ in range(8)]
         [thread.start() for thread in threads]
-        for _ in range(200):
-            garbage()
-            with torchgil.trace(max_events=1000):
+        original = sys._current_frames
+        def listed():
+            inside[0] = True
+            frames = original()
+            inside[0] = False
+            return frames
+        gc.callbacks.append(lambda phase, _: seen.append(phase) if inside[0] else None)
+        gc.set_threshold(1, 1, 1)
+        sys._current_frames = listed
+        for _ in range(5):
+            with torchgil.trace():
                 pass
-        ended.set()
-        [thread.join() for thread in threads]
+        print("in a trace:", len(seen))
+        listed()
+        print("without:", bool(seen))
         assert gc.isenabled()
+        latch.set()
         """,
         timeout=60,
     )
+    assert child.stdout.splitlines()[0] == "in a trace: 0"
+    if sys.version_info < (3, 12):  # the control; from then on a collection waits for the next bytecode
+        assert child.stdout.splitlines()[1] == "without: True"

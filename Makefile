@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench asan tsan stress installs matrix wheel docs clean
+.PHONY: demo test lint bench asan tsan stress coverage installs matrix wheel docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -35,8 +35,14 @@ asan: $(VENV)/.built
 tsan: $(VENV)/.built
 	.ci/sanitize thread
 
-stress: $(VENV)/.built # the suite again and again, on twice as many processes as cores
-	for round in 1 2 3; do TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q -n $$((2 * $$(nproc))) || exit 1; done
+stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600), then the long forms of what the suite does short
+	$(BIN)/python -m tests.faults.stress
+	TORCHGIL_STRESS_ROUNDS=10000 TORCHGIL_STRESS_TIMES=20 TORCHGIL_STRESS_EXAMPLES=2000 TORCHGIL_STRESS_S=10 \
+	  TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q --timeout 3600 tests/faults tests/ops/test_properties.py \
+	  tests/tracing/test_report_properties.py tests/serving/test_batcher_model.py tests/forward/test_package.py
+
+coverage: # of the tests, in torchgil/ and csrc/: build/coverage
+	.ci/coverage
 
 installs: # every way of installing, each in a fresh environment
 	.ci/installs

@@ -1,8 +1,9 @@
 """Builds torchgil._C, the one C++ extension.
 
 DEBUG=1 builds with assertions and symbols, SANITIZE=address or SANITIZE=thread with that sanitizer
-(`make asan`, `make tsan`), MAX_JOBS=n limits the compiler processes. TORCH_IN_VERSION=1 (`make wheel`)
-makes the torch it is built for part of the wheel's name.
+(`make asan`, `make tsan`), COVERAGE=1 counts the lines that run (`make coverage`), MAX_JOBS=n limits
+the compiler processes. TORCH_IN_VERSION=1 (`make wheel`) makes the torch it is built for part of the
+wheel's name.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if message := SUPPORT["untried"](torch.__version__):
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 SANITIZE = os.environ.get("SANITIZE", "")
 SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
+# Threads count at once; what they count is written when the process ends.
+COVERAGE_FLAGS = ["--coverage", "-fprofile-update=atomic"] if os.environ.get("COVERAGE") else []
 # "2.13.0+cpu" and "2.13.0+cu130" have the same C++ interface: the local label is no part of the pin.
 TORCH_VERSION = torch.__version__.split("+")[0]
 # Several wheels of one version can lie side by side then. Not in an sdist, which is for any torch.
@@ -92,6 +95,7 @@ COMPILE_FLAGS = [
     *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
     # A sanitizer's report names lines and whole stacks.
     *([*SANITIZER_FLAGS, "-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else []),
+    *([*COVERAGE_FLAGS, "-O0"] if COVERAGE_FLAGS else []),
 ]
 
 
@@ -129,7 +133,7 @@ setup(
             SOURCES,
             include_dirs=include_dirs(),
             extra_compile_args={"cxx": COMPILE_FLAGS},
-            extra_link_args=SANITIZER_FLAGS,
+            extra_link_args=[*SANITIZER_FLAGS, *COVERAGE_FLAGS],
         )
     ],
     cmdclass={"build_ext": BuildAndRecord},

@@ -6,6 +6,7 @@ TORCHGIL_STRESS_S says for how long, TORCHGIL_STRESS_SEED with which dice (print
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import random
 import sys
@@ -192,6 +193,7 @@ def main() -> None:
     print(f"{seconds:g} s, seed {seed}", flush=True)
     warnings.simplefilter("ignore", RuntimeWarning)  # more threads than processors: so it is meant
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(2 * seconds + 60, exit=True)  # what hangs is shown
     Stress(min(3, seconds / 3), seed + 1).all()  # what is allocated once is there
     stress = Stress(seconds, seed)
     before = resident_bytes()
@@ -204,6 +206,7 @@ def main() -> None:
     assert stats.queued == stats.running == 0, stats
     print(f"done: {dict(sorted(stress.done.items()))}")
     print(f"{stress.futures} futures ended: {dict(sorted(stress.endings.items()))}")
+    faulthandler.cancel_dump_traceback_later()
     print(f"{(resident_bytes() - before) / 2**20:+.1f} MiB; threads, files and settings as before")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -60,7 +61,7 @@ class Trace:
         if self._pid:
             raise RuntimeError("trace: a Trace records once; call torchgil.trace() again for another")
         self._has_gil = has_gil()
-        self._known = set(sys._current_frames())
+        self._known = _idents()
         self._names = _ThreadNames(_KEPT_THREADS if self._newest else None)
         self._start = C.trace_start(
             self._max_events, self._has_gil, self._lock_witness, self._ops, self._newest
@@ -121,7 +122,7 @@ class Trace:
         self, recorded: list[tuple[int, int, str, bytes, int]], waiting: set[int]
     ) -> tuple[ThreadRecording, ...]:
         unseen = self._known.copy()
-        alive = set(sys._current_frames())
+        alive = _idents()
         threads = []
         for ident, native_id, kernel_name, events, _ in sorted(recorded, key=_first_time):
             # An ident is used again after its thread ended: the first to show it was there.
@@ -260,3 +261,16 @@ def _put_back_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_put_back_all)
+
+
+def _idents() -> set[int]:
+    """Every thread that Python knows, those that it did not start among them."""
+    # The interpreter makes the frames with its lock of all threads in its hand (gh-106883). Were garbage
+    # collected there, a tensor's end would release the GIL, and who gets it may want that lock: a deadlock.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return set(sys._current_frames())
+    finally:
+        if collects:
+            gc.enable()

@@ -1,0 +1,42 @@
+"""Garbage is not collected where the interpreter has its lock of all threads."""
+
+from __future__ import annotations
+
+import sys
+
+from ..conftest import run_in_child
+
+
+def test_no_garbage_is_collected_while_a_trace_lists_the_threads():
+    """A tensor that ends there releases the GIL, and who gets it may want that lock: a deadlock."""
+    child = run_in_child(
+        """
+        import gc, sys, threading, torch, torchgil
+        with torchgil.trace():
+            pass
+        latch, inside, seen = threading.Event(), [False], []
+        threads = [threading.Thread(target=latch.wait) for _ in range(8)]
+        [thread.start() for thread in threads]
+        original = sys._current_frames
+        def listed():
+            inside[0] = True
+            frames = original()
+            inside[0] = False
+            return frames
+        gc.callbacks.append(lambda phase, _: seen.append(phase) if inside[0] else None)
+        gc.set_threshold(1, 1, 1)
+        sys._current_frames = listed
+        for _ in range(5):
+            with torchgil.trace():
+                pass
+        print("in a trace:", len(seen))
+        listed()
+        print("without:", bool(seen))
+        assert gc.isenabled()
+        latch.set()
+        """,
+        timeout=60,
+    )
+    assert child.stdout.splitlines()[0] == "in a trace: 0"
+    if sys.version_info < (3, 12):  # the control; from then on a collection waits for the next bytecode
+        assert child.stdout.splitlines()[1] == "without: True"

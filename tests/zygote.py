@@ -71,7 +71,8 @@ def become(request):
     os.environ.update(request["environment"])
     tempfile.tempdir = None
     sys.argv[:] = request["argv"]
-    sys.path[:] = dict.fromkeys(["", *request["path"], *sys.path])
+    here = [] if getattr(sys.flags, "safe_path", False) else [""]
+    sys.path[:] = dict.fromkeys([*here, *request["path"], *sys.path])
     return compile(request["code"], "<string>", "exec")
 
 code = become(next_child())

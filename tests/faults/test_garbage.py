@@ -15,8 +15,9 @@ def test_no_garbage_is_collected_while_a_trace_lists_the_threads():
         with torchgil.trace():
             pass
         latch, inside, seen = threading.Event(), [False], []
-        threads = [threading.Thread(target=latch.wait) for _ in range(8)]
-        [thread.start() for thread in threads]
+        def new_threads():  # of which the frames are yet to be made
+            for _ in range(8):
+                threading.Thread(target=latch.wait).start()
         original = sys._current_frames
         def listed():
             inside[0] = True
@@ -27,9 +28,11 @@ def test_no_garbage_is_collected_while_a_trace_lists_the_threads():
         gc.set_threshold(1, 1, 1)
         sys._current_frames = listed
         for _ in range(5):
+            new_threads()
             with torchgil.trace():
-                pass
+                new_threads()
         print("in a trace:", len(seen))
+        new_threads()
         listed()
         print("without:", bool(seen))
         assert gc.isenabled()

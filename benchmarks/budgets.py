@@ -32,17 +32,6 @@ def of_row(figure: str, factor: float = 1, **wanted: Any) -> Callable[[list[Any]
     return find
 
 
-def worst(figure: str, **wanted: Any) -> Callable[[list[Any]], Spread]:
-    """The greatest of a figure, in percent, of the rows with these values."""
-
-    def find(rows: list[Any]) -> Spread:
-        found = [r[figure] for r in rows if figure in r and wanted.items() <= r.items()]
-        greatest = max(found, key=lambda spread: spread["median"])
-        return {key: 100 * greatest[key] for key in ("median", "min", "max")}
-
-    return find
-
-
 def ratio(rounds: list[Any], above: Callable[[Any], float], below: Callable[[Any], float]) -> Spread:
     """Median and extremes of a ratio taken round by round."""
     ratios = sorted(above(r) / below(r) for r in rounds)
@@ -155,16 +144,10 @@ BUDGETS = [
            rms_norm_slowest),
     Budget("tracing", "the transformer's forward traced, over untraced", True, 1.1, "x",
            of_row("ratio", question="forward", tool="torchgil.trace")),
-    Budget("tracing", "the same with `ops=False`", True, 1.02, "x",
-           of_row("ratio", question="forward", tool="torchgil.trace(ops=False)")),
     Budget("tracing", "a release and reacquire traced, over untraced", True, 150, " ns",
            of_row("added_ns", question="pair")),
     Budget("tracing", "the watchdog beside a program at rest", True, 1, " % of a core",
            of_row("share_of_a_core", 100, question="watchdog", program="sleeps")),
-    Budget("monitor", "`GilMonitor`, 200 looks a second, the worst of five loads", True, 0.3, " % of a core",
-           worst("share_of_a_core", question="cost", watcher="GilMonitor")),
-    Budget("monitor", "the share that it says less the trace's, the worst of five loads", True, 2, " points",
-           worst("off", question="share")),
     Budget("forward", "`nogil`, p50 over eager's", True, 0.95, "x", forward("graph", _p50)),
     Budget("forward", "`nogil`, two threads over one", False, 1.9, "x",
            forward("graph", _two_over_one, _one)),

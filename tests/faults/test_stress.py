@@ -25,7 +25,7 @@ def test_a_future_that_is_lost_is_found():
     child = run_in_child(
         """
         import os
-        os.environ["TORCHGIL_STRESS_S"] = "0.5"
+        os.environ["TORCHGIL_STRESS_S"] = "4"
         from tests.faults import stress
         class Loses(stress.Stress):
             def ended(self, future):

@@ -22,7 +22,7 @@ def python(*arguments, cwd=None):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd
     )
-    return Child(done.returncode, done.stdout, done.stderr)
+    return Child(done.returncode, done.stdout, done.stderr, ())
 
 
 @pytest.fixture
@@ -210,8 +210,8 @@ def test_a_file_that_cannot_be_written_is_said_before_the_script_runs(
     script, tmp_path, command, option, where, says
 ):
     path = () if command == "doctor" else (script("print('it ran')"),)
-    done = audit(option, tmp_path / where, *path, command=("-m", "torchgil", command))
-    assert done.returncode == 2
+    done = run_torchgil(command, option, tmp_path / where, *path)
+    assert done.exit_code == 2
     assert says in done.stderr
     assert done.stdout == ""
 
@@ -224,7 +224,7 @@ def test_a_line_just_over_the_smallest_limit_is_found_every_time(script):
             libc.usleep(20_000)  # the culprit
     """)
     done = audit("--fail-if-held", "10ms", path)
-    assert done.returncode == 3, done.stderr
+    assert done.exit_code == 3, done.stderr
     assert done.stderr.count("script.py:5 in <module>: libc.usleep(20_000)") == 5, done.stderr
 
 

@@ -18,10 +18,11 @@ CODE = """
         return pid
 
     def forever(x):
+        there.set()
         latch.wait()
         return x
 
-    latch = threading.Event()
+    latch, there = threading.Event(), threading.Event()
     pool, batcher = torchgil.ThreadPool(1), torchgil.Batcher(forever, max_delay=0)
     class Long(torch.nn.Module):
         def forward(self, x):
@@ -38,7 +39,8 @@ CODE = """
         "a batcher's future": lambda: batcher.submit(x).result(),
     }
     pool.submit(int).result()
-    batcher.submit(x)  # its worker is there, and waits
+    batcher.submit(x)
+    there.wait()  # its worker is, and has no thread beside it any more that was to set it up
     for kind, call in work.items():
         with unchanged():
             pid = interrupted(0.1)

@@ -284,9 +284,11 @@ def forward_tables(rows: Any) -> list[str]:
         "Beside: beside a busy Python thread, at the default switch interval of 5 ms and at 100 us. "
         f"A sleeping thread woke {rows['about']['wakeup_p50_s'] * 1e6:.0f} us late (p50).",
     ]
+    dates = rows["about"].get("dates", {})  # where the models were not measured in one run
     for model, ways in rows["table"].items():
         lines += [
             "",
+            *([f"Measured on {dates[model]}:", ""] if model in dates else []),
             f"| {model} | p50 ms | p99 ms | calls/s, 1 thread | 2 threads | 4 threads "
             "| beside, 5 ms: p50 ms | 100 us | monitor ticks/s | peak MiB |",
             "|---|" + "--:|" * 9,

@@ -11,6 +11,7 @@ from budgets import Budget, Spread, met, number
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
 HELD, RELEASED, PRIORITY, EAGER = "#d55e00", "#009e73", "#cc79a7", "#777777"
+EDGE = 20.0  # how many times off, or better, the picture of the budgets shows at most
 COLOURS = {"priority": PRIORITY, "aoti": HELD, "graph": RELEASED, "inductor": RELEASED}
 
 
@@ -75,7 +76,11 @@ def budgets(measured: list[tuple[Budget, Spread]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 0.34 * len(measured) + 1.2), layout="constrained")
     for at, (budget, spread) in enumerate(reversed(measured)):
         values = [spread[key] for key in ("min", "median", "max")]
-        scores = [budget.limit / max(v, 1e-9) if budget.at_most else v / budget.limit for v in values]
+        # A difference can be negative, and then no ratio says how good it is: it stands at the edge.
+        scores = [
+            budget.limit / max(v, budget.limit / EDGE) if budget.at_most else v / budget.limit for v in values
+        ]
+        scores = [min(max(score, 1 / EDGE), EDGE) for score in scores]
         color = "#2a7f62" if met(budget, spread) else "#b3392f"
         axes.plot([min(scores), max(scores)], [at, at], color=color, linewidth=3, alpha=0.4)
         axes.plot(scores[1], at, "o", color=color)
@@ -94,7 +99,10 @@ def budgets(measured: list[tuple[Budget, Spread]], path: Path) -> None:
     axes.set_yticks(range(len(measured)), labels[::-1], fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xticks([0.1, 0.5, 1, 2, 5], ["10x off", "2x off", "the budget", "2x better", "5x better"])
+    axes.set_xlim(1 / EDGE / 1.2, EDGE * 1.2)
+    ticks = {1 / EDGE: "20x off", 0.2: "5x", 0.5: "2x", 1: "budget", 2: "2x", 5: "5x", EDGE: "20x better"}
+    axes.set_xticks([*ticks], [*ticks.values()])
+    axes.margins(y=0.02)
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

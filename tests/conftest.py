@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -56,6 +57,15 @@ def run_torchgil(*arguments: object, cwd: str | Path = ".", timeout: float = 240
     if child.left:
         pytest.fail(f"the command left something behind: {child}")
     return child
+
+
+def once(check: Callable[[], None], attempts: int = 3) -> None:
+    """Runs a check until it passes: the system may have the core amid one. What fails each time fails."""
+    for _ in range(attempts - 1):
+        with contextlib.suppress(AssertionError):
+            check()
+            return
+    check()
 
 
 def in_threads(fn: Callable[[int], Any], n: int, timeout: float = 120) -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import torchgil
-from tests.conftest import run_in_child
+from tests.conftest import once, run_in_child
 from tests.tracing.calls import CASES
 
 released, held = torchgil.released, torchgil.held
@@ -74,9 +74,12 @@ def test_a_call_that_does_both_is_partly():
         released.spin(0.03)
         held.spin(0.03)
 
-    a = torchgil.audit(both)
-    assert a.verdict == "partly"
-    assert 0.0295 <= a.longest_hold_s < 0.06  # the one, not both; the system may have had the core meanwhile
+    def check():
+        a = torchgil.audit(both)
+        assert a.verdict == "partly"
+        assert a.longest_hold_s == pytest.approx(0.03, rel=0.1)
+
+    once(check)
 
 
 def test_an_audit_judges_its_own_thread_and_not_the_others():

@@ -167,23 +167,6 @@ def test_stops_at_interpreter_exit() -> None:
         )
 
 
-def test_cannot_be_started_at_interpreter_exit() -> None:
-    child = run_in_child(
-        """
-        import atexit
-        def late():
-            try:
-                torchgil.Watchdog().start()
-            except RuntimeError as error:
-                print(error)
-        atexit.register(late)  # handlers run in reverse order: after the watchdog's own
-        import torchgil
-        torchgil.Watchdog
-        """
-    )
-    assert "cannot be started at interpreter exit" in child.stdout
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_survives_fork() -> None:
     child = run_in_child(

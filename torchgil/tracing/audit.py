@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from torchgil._build import C
 from torchgil.tracing import html
 from torchgil.tracing.extension import Extension, of_callable
-from torchgil.tracing.figures import verdict_of
+from torchgil.tracing.figures import LONG_HOLD_S, verdict_of
 from torchgil.tracing.recording import Kind
 from torchgil.tracing.report import Report
 from torchgil.tracing.text import duration
@@ -20,7 +20,6 @@ __all__ = ["Audit", "audit"]
 
 T = TypeVar("T")
 
-_LONG_HOLD_S = 0.005  # a switch interval: shorter ones are every thread's turn
 MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when they are
 
 
@@ -120,5 +119,5 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
         longest_wait_s=span.longest_wait_s,
         result=result,
         report=report,
-        extension=of_callable(fn) if span.longest_hold_s > _LONG_HOLD_S else None,
+        extension=of_callable(fn) if span.longest_hold_s > LONG_HOLD_S else None,
     )

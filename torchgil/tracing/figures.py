@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from torchgil.tracing.recording import Recording, Segment
 
-__all__ = ["Figures", "OpReport", "Span", "ThreadReport", "verdict_of"]
+__all__ = ["LONG_HOLD_S", "Figures", "OpReport", "Span", "ThreadReport", "verdict_of"]
+
+
+LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, a call into C does not
 
 
 def verdict_of(free_s: float, wall_s: float) -> str:

@@ -7,9 +7,9 @@ from html import escape
 
 from torchgil.tracing import text, timeline
 from torchgil.tracing.figures import Figures
-from torchgil.tracing.recording import Segment, State
+from torchgil.tracing.recording import Segment
 
-__all__ = ["page", "preformatted", "report", "table"]
+__all__ = ["page", "paragraph", "picture", "preformatted", "report", "table"]
 
 # Colours and sizes of the page around it, but for lines that are visible on any ground.
 _CELL = "padding:2px 10px;text-align:{};border-bottom:1px solid rgba(128,128,128,.35)"
@@ -102,26 +102,12 @@ def _words(x: float, y: float, words: str, anchor: str) -> str:
 
 
 def _stripes(segments: list[Segment], begin: int, end: int) -> Iterator[tuple[float, float, str]]:
-    """x, width and colour; a column has the mean of its states' colours, weighted by their time."""
-    shares = timeline.shares(segments, begin, end, _COLUMNS)
+    """x, width and colour of each stretch of columns that look the same."""
     width = (_WIDTH - _NAME) / _COLUMNS
-    colours = [_mean([shares[state][column] for state in State]) for column in range(_COLUMNS)]
+    colours = timeline.colours(segments, begin, end, _COLUMNS)
     start = 0
     for column in range(1, _COLUMNS + 1):
         if column == _COLUMNS or colours[column] != colours[start]:
             if colours[start]:
                 yield _NAME + start * width, (column - start) * width, colours[start]
             start = column
-
-
-def _mean(weights: list[float]) -> str:
-    total = sum(weights)
-    if total <= 0:
-        return ""
-    shades = [timeline.STATES[state][2] for state in State]
-    mixed = (
-        sum(weight * int(shade[at : at + 2], 16) for weight, shade in zip(weights, shades, strict=True))
-        / total
-        for at in (1, 3, 5)
-    )
-    return "#" + "".join(f"{round(part):02x}" for part in mixed)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchgil._files import write_whole
 from torchgil.tracing import html, text, timeline
-from torchgil.tracing.figures import Figures, Span
+from torchgil.tracing.figures import LONG_HOLD_S, Figures, Span
 from torchgil.tracing.numbers import figures_of, span_of
 from torchgil.tracing.recording import Recording
 
@@ -87,7 +87,7 @@ def build_report(recording: Recording, origin_of: Callable[[str], str | None] = 
     figures = figures_of(recording)
     report = Report(**{field.name: getattr(figures, field.name) for field in fields(figures)})
     ops = tuple(
-        replace(op, origin=origin_of(op.name)) if op.longest_hold_s >= text.LONG_HOLD_S else op
+        replace(op, origin=origin_of(op.name)) if op.longest_hold_s >= LONG_HOLD_S else op
         for op in report.ops
     )
     return replace(report, ops=ops)

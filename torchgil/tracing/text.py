@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchgil.tracing.figures import Figures
+from torchgil.tracing.figures import LONG_HOLD_S, Figures
 
 __all__ = ["duration", "headline", "hints", "op_table", "render", "table", "thread_table"]
 
-LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, an op does not
 _HINTS = 3  # of one kind: the worst
 COMPILED_REGION = "Torch-Compiled Region"
 

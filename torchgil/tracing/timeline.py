@@ -10,7 +10,7 @@ from torchgil._files import whole
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
-__all__ = ["STATES", "chrome_trace", "draw", "op_slices", "shares"]
+__all__ = ["STATES", "chrome_trace", "colours", "draw", "op_slices"]
 
 # What torch.profiler counts its time stamps from: the start of the quarter of a
 # Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
@@ -107,12 +107,7 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes = figure.add_subplot()
     span_ms = (end - begin) / 1e6
     for row, (thread, segments) in enumerate(rows):
-        parts = shares(segments, begin, end, width)
-        # What a column shows is the mean of its states' colours, weighted by their time.
-        colours = np.array([to_rgb(STATES[state][2]) for state in State])
-        weights = np.array(parts).T
-        total = weights.sum(axis=1, keepdims=True)
-        pixels = np.where(total > 0, weights @ colours / np.maximum(total, 1e-12), 1.0)
+        pixels = np.array([to_rgb(colour or "white") for colour in colours(segments, begin, end, width)])
         y = len(rows) - 1 - row
         axes.imshow(
             pixels[np.newaxis],
@@ -134,17 +129,36 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
         figure.savefig(written, dpi=150)
 
 
-def shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
+def colours(segments: list[Segment], begin: int, end: int, width: int) -> list[str]:
+    """Of `width` columns: the states' colours mixed by their time, "" where there is none."""
+    shares = _shares(segments, begin, end, width)
+    return [_mixed([shares[state][column] for state in State]) for column in range(width)]
+
+
+def _mixed(weights: list[float]) -> str:
+    total = sum(weights)
+    if total <= 0:
+        return ""
+    shades = [STATES[state][2] for state in State]
+    parts = (
+        sum(weight * int(shade[at : at + 2], 16) for weight, shade in zip(weights, shades, strict=True))
+        / total
+        for at in (1, 3, 5)
+    )
+    return "#" + "".join(f"{round(part):02x}" for part in parts)
+
+
+def _shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
     """How much of each of `width` columns each state takes."""
-    found = [[0.0] * width for _ in State]
+    shares = [[0.0] * width for _ in State]
     scale = width / (end - begin)
     for start, stop, state in segments:
         left, right = (start - begin) * scale, min((stop - begin) * scale, width)
         column = int(left)
         while column < right:
-            found[state][column] += min(right, column + 1) - max(left, column)
+            shares[state][column] += min(right, column + 1) - max(left, column)
             column += 1
-    return found
+    return shares
 
 
 def _draw_ops(

@@ -154,7 +154,7 @@ class Trace:
             raise RuntimeError("trace: the report is ready when the `with` block has ended")
         if last is not None:
             start_ns = self._recording.stop_ns - int(last * 1e9)
-            return build_report(since(self._recording, start_ns))
+            return build_report(since(self._recording, start_ns), of_op)
         if self._report is None:
             self._report = build_report(self._recording, of_op)
         return self._report

@@ -7,17 +7,14 @@
 #include "redirect/redirect.h"
 
 #include "redirect/elf_slots.h"
+#include "redirect/written_slot.h"
 
 #ifdef TORCHGIL_ELF
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #endif
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -46,23 +43,11 @@ unsigned long long objects_ever_loaded() {
 
 namespace {
 
-/// A slot, and what was done to it.
-struct Redirected : Slot {
-  void* before = nullptr;  // what to put back: resolved, or its lazy stub
-  void* written = nullptr; // null while nobody redirects it
-  int protection = -1;     // of its page, as found
-};
-
 struct KnownObject {
   Object object;
   bool interpreter;
   std::vector<Redirected> slots;
   bool seen = true; // in the present walk
-};
-
-struct Mapping {
-  uintptr_t begin, end;
-  int protection;
 };
 
 // Never destroyed: what they describe is called until the process ends.
@@ -80,84 +65,11 @@ struct State {
 };
 State& state = *new State;
 
-// Read anew for each change: whoever else writes to these pages may change
-// their protection.
-std::vector<Mapping> read_mappings() {
-  std::vector<Mapping> result;
-  if (FILE* file = std::fopen("/proc/self/maps", "re")) {
-    char* line = nullptr;
-    size_t capacity = 0;
-    while (getline(&line, &capacity, file) > 0) {
-      unsigned long begin = 0, end = 0;
-      char mode[5] = "";
-      if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, mode) == 3) {
-        result.push_back(
-            {begin,
-             end,
-             (mode[0] == 'r' ? PROT_READ : 0) |
-                 (mode[1] == 'w' ? PROT_WRITE : 0) |
-                 (mode[2] == 'x' ? PROT_EXEC : 0)});
-      }
-    }
-    std::free(line);
-    std::fclose(file);
-  }
-  return result;
-}
-
-// -1 where the address is not mapped.
-int protection_of(const std::vector<Mapping>& mappings, const void* address) {
-  const auto a = reinterpret_cast<uintptr_t>(address);
-  auto it = std::upper_bound(
-      mappings.begin(), mappings.end(), a, [](uintptr_t x, const Mapping& m) {
-        return x < m.end;
-      });
-  return it != mappings.end() && it->begin <= a ? it->protection : -1;
-}
-
-// Writes one pointer, whatever the protection of its page. A thread that
-// resolves the slot lazily at this moment wins: then nothing is written.
-bool exchange(const Redirected& slot, void* expected, void* value) {
-  static const uintptr_t size = sysconf(_SC_PAGESIZE);
-  const bool writable = slot.protection & PROT_WRITE;
-  void* page = reinterpret_cast<void*>(
-      reinterpret_cast<uintptr_t>(slot.address) & ~(size - 1));
-  if (!writable && mprotect(page, size, slot.protection | PROT_WRITE) != 0) {
-    return false;
-  }
-  const bool done =
-      std::atomic_ref<void*>(*slot.address)
-          .compare_exchange_strong(expected, value, std::memory_order_seq_cst);
-  if (!writable) {
-    mprotect(page, size, slot.protection);
-  }
-  return done;
-}
-
-void settle(Redirected& slot, const Object& object, const auto& mappings) {
+// Makes a slot hold what the clients of its function want now.
+void settle(Redirected& slot, const Object& object, const Mappings& mappings) {
   const auto& hooks = state.hooks[slot.symbol];
   void* const wanted = hooks.empty() ? nullptr : hooks.front()->replacement;
-  if (slot.written == wanted) {
-    return;
-  }
-  if (slot.written) {
-    const bool done =
-        exchange(slot, slot.written, wanted ? wanted : slot.before);
-    slot.written = done ? wanted : nullptr; // not done: another tool's by now
-    return;
-  }
-  slot.protection = protection_of(mappings, slot.address);
-  if (slot.protection < 0) {
-    return;
-  }
-  void* now = std::atomic_ref<void*>(*slot.address).load();
-  // Either resolved, or still at the stub in its own object that resolves it.
-  // Anything else is another tool's hook: leave it alone, and say so.
-  const bool lazy = !slot.data_pointer && object.contains(now);
-  if (now == state.originals[slot.symbol] || lazy) {
-    slot.before = now;
-    slot.written = exchange(slot, now, wanted) ? wanted : nullptr;
-  }
+  write_slot(slot, wanted, state.originals[slot.symbol], object, mappings);
 }
 
 KnownObject read_object(const Object& object) {

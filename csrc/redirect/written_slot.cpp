@@ -1,0 +1,101 @@
+// csrc/redirect/written_slot.cpp: one slot, written or put back.
+#include "redirect/written_slot.h"
+
+#ifdef TORCHGIL_ELF
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+namespace torchgil::redirect {
+
+namespace {
+
+// Writes one pointer, whatever the protection of its page. A thread that
+// resolves the slot lazily at this moment wins: then nothing is written.
+bool exchange(const Redirected& slot, void* expected, void* value) {
+  static const uintptr_t size = sysconf(_SC_PAGESIZE);
+  const bool writable = slot.protection & PROT_WRITE;
+  void* page = reinterpret_cast<void*>(
+      reinterpret_cast<uintptr_t>(slot.address) & ~(size - 1));
+  if (!writable && mprotect(page, size, slot.protection | PROT_WRITE) != 0) {
+    return false;
+  }
+  const bool done =
+      std::atomic_ref<void*>(*slot.address)
+          .compare_exchange_strong(expected, value, std::memory_order_seq_cst);
+  if (!writable) {
+    mprotect(page, size, slot.protection);
+  }
+  return done;
+}
+
+} // namespace
+
+Mappings read_mappings() {
+  Mappings result;
+  if (FILE* file = std::fopen("/proc/self/maps", "re")) {
+    char* line = nullptr;
+    size_t capacity = 0;
+    while (getline(&line, &capacity, file) > 0) {
+      unsigned long begin = 0, end = 0;
+      char mode[5] = "";
+      if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, mode) == 3) {
+        result.push_back(
+            {begin,
+             end,
+             (mode[0] == 'r' ? PROT_READ : 0) |
+                 (mode[1] == 'w' ? PROT_WRITE : 0) |
+                 (mode[2] == 'x' ? PROT_EXEC : 0)});
+      }
+    }
+    std::free(line);
+    std::fclose(file);
+  }
+  return result;
+}
+
+int protection_of(const Mappings& mappings, const void* address) {
+  const auto a = reinterpret_cast<uintptr_t>(address);
+  auto it = std::upper_bound(
+      mappings.begin(), mappings.end(), a, [](uintptr_t x, const Mapping& m) {
+        return x < m.end;
+      });
+  return it != mappings.end() && it->begin <= a ? it->protection : -1;
+}
+
+void write_slot(
+    Redirected& slot,
+    void* wanted,
+    void* original,
+    const Object& object,
+    const Mappings& mappings) {
+  if (slot.written == wanted) {
+    return;
+  }
+  if (slot.written) {
+    const bool done =
+        exchange(slot, slot.written, wanted ? wanted : slot.before);
+    slot.written = done ? wanted : nullptr; // not done: another tool's by now
+    return;
+  }
+  slot.protection = protection_of(mappings, slot.address);
+  if (slot.protection < 0) {
+    return;
+  }
+  void* now = std::atomic_ref<void*>(*slot.address).load();
+  // Either resolved, or still at the stub in its own object that resolves it.
+  // Anything else is another tool's hook: leave it alone, and say so.
+  const bool lazy = !slot.data_pointer && object.contains(now);
+  if (now == original || lazy) {
+    slot.before = now;
+    slot.written = exchange(slot, now, wanted) ? wanted : nullptr;
+  }
+}
+
+} // namespace torchgil::redirect
+
+#endif

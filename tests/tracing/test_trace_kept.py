@@ -96,9 +96,12 @@ def test_where_all_fits_keeping_the_newest_keeps_all():
 
 
 def test_the_newest_events_of_a_thread_that_long_did_nothing_say_what_it_does():
+    started = threading.Event()
     with torchgil.trace(keep="newest", max_events=2000) as t:
-        worker = threading.Thread(target=lambda: released.spin(1), name="worker")
+        worker = threading.Thread(target=lambda: (started.set(), released.spin(1)), name="worker")
         worker.start()
+        started.wait()
+        released.sleep(0.1)  # it is in the op when what follows fills the buffer
         for _ in range(2000):
             torch.add(A, A)
         released.sleep(0.01)  # so that the worker has its share of two cores

@@ -13,6 +13,41 @@
 #include "tracing/native_thread.h"
 
 namespace torchgil {
+namespace {
+
+/// This thread's state for as long as it lives. PyGILState_Ensure would make one
+/// for each knock, behind a lock of the interpreter's: in the child of a fork at
+/// that moment 3.10.14, 3.11.7 and older wait for that lock for ever
+/// (python/cpython#112275), and that a fork takes long is what makes us knock.
+class ThreadState {
+ public:
+  ThreadState() : state_(PyThreadState_New(PyInterpreterState_Main())) {}
+
+  // GIL: taken to delete the state; the interpreter deletes it that ends.
+  ~ThreadState() {
+    if (state_ != nullptr && !interpreter_is_finalizing()) {
+      acquire();
+      PyThreadState_Clear(state_);
+      PyThreadState_DeleteCurrent();
+    }
+  }
+
+  ThreadState(const ThreadState&) = delete;
+  ThreadState& operator=(const ThreadState&) = delete;
+
+  void acquire() {
+    PyEval_RestoreThread(state_);
+  }
+
+  void release() {
+    PyEval_SaveThread();
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+} // namespace
 
 Prober::Prober(Settings settings, Report report)
     : settings_(settings),
@@ -115,16 +150,17 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
 // GIL: asked for once per knock, held for microseconds, or while reporting.
 void Prober::knock() {
   name_this_thread("torchgil-knock");
+  ThreadState state;
   std::unique_lock lock(mutex_);
   while (true) {
     wake_knocker_.wait(lock, [this] { return stopping_ || waiting_; });
     if (stopping_ || interpreter_is_finalizing()) {
-      return;
+      break;
     }
     lock.unlock();
-    const PyGILState_STATE state = PyGILState_Ensure();
+    state.acquire();
     report_holds();
-    PyGILState_Release(state);
+    state.release();
     lock.lock();
   }
 }

@@ -158,7 +158,7 @@ def test_the_trace_counts_how_often_each_call_takes_the_gil():
     assert takes[4, "held.add"] == takes[4, "adaptive.add"] == 0
     assert takes[4, "released.add"] == takes[4, "torch.add"] == 1
     assert takes[4, "torch.add, freed"] == 2
-    assert takes[4, "torch.ops.aten.add"] >= 2
+    assert takes[4, "torch.ops.aten.add"] >= 1  # 2.9's counts no references: see docs/findings.md
     assert {row.size for row in result.rows} == {4, 512}
     assert all(0 <= row.lost <= 1 and row.p50_s <= row.p99_s for row in result.rows)
     assert 0 < result.wake_up.p50_s <= result.wake_up.p99_s

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ..compiling import compile_extension, needs_compiler
 from .snippets import SNIPPETS, TUTORIAL, of, read, same, unit
@@ -21,7 +22,15 @@ from .snippets import SNIPPETS, TUTORIAL, of, read, same, unit
 pytestmark = needs_compiler
 
 OPTIONAL = {"nanobind": "nanobind", "cython": "Cython"}
-MISSING = {where for where, module in OPTIONAL.items() if importlib.util.find_spec(module) is None}
+# Where snippets that cannot be tried here are from, and why they cannot.
+MISSING = {
+    where: f"{module} is not installed: pip install 'torchgil[test]'"
+    for where, module in OPTIONAL.items()
+    if importlib.util.find_spec(module) is None
+}
+STABLE = Path(torch.__file__).parent / "include" / "torch" / "csrc" / "stable" / "library.h"
+if "TORCH_BOX" not in STABLE.read_text():
+    MISSING["stable"] = f"torch {torch.__version__} has no TORCH_BOX; 2.11 has"
 IN_SESSION = ("session", "stable", "nanobind", "cython", "ctypes")
 
 # One process, one namespace: runs the snippets in their order, writes what each printed.
@@ -77,9 +86,10 @@ def folder(tmp_path_factory):
         made = [
             pool.submit(cpp, "torch", "snippets_torch", folder, link_torch=True),
             pool.submit(cpp, "plain", "snippets", folder),
-            pool.submit(cpp, "stable", "snippets_stable", folder, link_torch=True, suffix=".so"),
             pool.submit(ctypes, folder),
         ]
+        if "stable" not in MISSING:
+            made.append(pool.submit(cpp, "stable", "snippets_stable", folder, link_torch=True, suffix=".so"))
         made += [pool.submit(globals()[where], folder) for where in OPTIONAL if where not in MISSING]
         for each in made:
             each.result()
@@ -114,7 +124,7 @@ def printed(folder):
 )
 def test_what_works(printed, snippet):
     if snippet.where in MISSING:
-        pytest.skip(f"{OPTIONAL[snippet.where]} is not installed: pip install 'torchgil[test]'")
+        pytest.skip(MISSING[snippet.where])
     assert same(snippet.expected, printed[snippet]), (
         f"printed:\n{printed[snippet]}expected:\n{snippet.expected}"
     )

@@ -346,19 +346,3 @@ def test_a_call_inside_inference_mode_and_inside_no_grad_gives_the_same_bits() -
     with torch.inference_mode():
         assert_same(forward(x), want)
     assert not forward(x).requires_grad
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_on_cuda_a_call_runs_on_the_current_stream() -> None:
-    model, x = mlp().cuda(), torch.randn(2, 8, device="cuda")
-    program = torch.export.export(model, (x,))
-    forward, want = torchgil.nogil(program), reference(program)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        got = forward(x)
-        done = stream.record_event()
-    done.synchronize()
-    assert_same(got, want(x))
-    with pytest.raises(ValueError, match=r"'input' was exported as .* on cuda:0, got .* on cpu: its device"):
-        forward(x.cpu())

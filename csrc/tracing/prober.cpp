@@ -15,9 +15,9 @@
 namespace torchgil {
 namespace {
 
-/// This thread's state for as long as it lives. PyGILState_Ensure would make one
-/// for each knock, behind a lock of the interpreter's: in the child of a fork at
-/// that moment 3.10.14, 3.11.7 and older wait for that lock for ever
+/// This thread's state for as long as it lives. PyGILState_Ensure would make
+/// one for each knock, behind a lock of the interpreter's: in the child of a
+/// fork at that moment 3.10.14, 3.11.7 and older wait for that lock for ever
 /// (python/cpython#112275), and that a fork takes long is what makes us knock.
 class ThreadState {
  public:

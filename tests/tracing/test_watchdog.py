@@ -9,6 +9,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -179,7 +180,9 @@ def test_names_the_line_of_threads_that_end_at_once_while_the_main_thread_waits_
             with threads(1, lambda: held.spin(0.12), "short-lived"):
                 pass
     assert len(watchdog.holds) >= 14, watchdog.holds
-    assert {(hold.thread_name, hold.function) for hold in watchdog.holds} == {("short-lived-0", "<lambda>")}
+    named = Counter((hold.thread_name, hold.function) for hold in watchdog.holds)
+    assert named.pop(("short-lived-0", "<lambda>")) >= 13
+    assert not named or set(named) == {("a thread that has ended", "")}  # gone before anybody looked
 
 
 def test_holds_are_there_as_soon_as_the_call_returned() -> None:

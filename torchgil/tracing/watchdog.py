@@ -145,8 +145,8 @@ class Watchdog(Background["_Session"]):
     A hold is met for certain if it is longer than ``threshold + 2.1 * mean_gap``; one
     that is just over the threshold is met now and then. Python code that calls nothing
     slow, but whose thread the operating system takes off its core, is not a hold.
-    A thread that ends right after a hold, while threads other than the main one wait for the GIL too, can
-    be gone before anybody looked: the hold is reported, without line and name.
+    A thread that ends right after a hold can be gone before anybody looked, rarely where the main thread is
+    the only one to wait for the GIL: the hold is reported, without line and name.
 
     Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
     stops by itself at interpreter exit. In the child of a fork it is stopped, and

@@ -110,6 +110,8 @@ def test_nothing_is_said_of_torchs_own_ops_and_of_what_is_none():
     assert of_op("aten::add") is None
     assert of_op("nosuch::op") is None
     assert of_op("a block of mine") is None
+    assert of_op("a::block of mine") is None
+    assert of_op("autograd::engine::evaluate_function: torch::autograd::AccumulateGrad") is None
 
 
 def test_a_kernel_in_python_is_called_that():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
+import re
 import sys
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -84,6 +85,10 @@ def of_line(filename: str, lineno: int) -> Extension | None:
     return None if found is None else of_callable(found)
 
 
+# Not "autograd::engine::evaluate_function: MulBackward0", nor what a program calls a block of its own.
+_OP = re.compile(r"(?P<namespace>\w+)::\w+(\.\w+)?")
+
+
 def of_op(name: str) -> str | None:
     """Where an op's kernel is from, as torch's dispatcher says, and the mend.
 
@@ -94,9 +99,9 @@ def of_op(name: str) -> str | None:
     >>> of_op("aten::add") is None
     True
     """
-    namespace, colons, _ = name.partition("::")
+    op = _OP.fullmatch(name)
     dump = getattr(torch._C, "_dispatch_dump", None)  # private, and without it nothing is said
-    if not colons or namespace in _TORCHS_OWN or dump is None:
+    if op is None or op["namespace"] in _TORCHS_OWN or dump is None:
         return None
     lines = dump(name).splitlines()
     # The kernel that runs for plain CPU tensors, or for any; else where the op is defined.

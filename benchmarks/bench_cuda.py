@@ -106,9 +106,8 @@ def parent(options: argparse.Namespace) -> None:
     configurations = {row: {"row": row, "scale": scale} for row in options.rows}
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
     table = {row: merge(rounds) for row, rounds in results.items()}
-    device = torch.cuda.get_device_name()
-    path = harness.save("cuda", {"device": device, "table": table}, options.json)
-    print(f"{device}: 4-layer transformer, [{BATCH}, {LENGTH}, 128]; ms, median of {options.rounds}")
+    path = harness.save("cuda", table, options.json)
+    print(f"{torch.cuda.get_device_name()}: 4-layer transformer, [{BATCH}, {LENGTH}, 128]; p50, ms")
     print(f"{'':16}{'queued':>9}{'answered':>10}{'beside a busy thread':>22}{'two threads/s':>15}")
     for row, figures in table.items():
         two = figures.get("two_threads_per_s")

@@ -5,8 +5,8 @@
     python benchmarks/findings.py load_path mm    # these rows
     python benchmarks/findings.py --list
 
-All rows together are kept as results/findings/TORCH.json, from which plots.py makes the page: a
-column of it for each torch that this ran with.
+All rows together are kept as results/findings/TORCH.json, those of a GPU as results/findings_cuda.json,
+from which plots.py makes the page: a column of it for each torch that this ran with.
 
 Each row is the median, by how free the GIL was, of five calls under torchgil.audit, after two to warm
 it up, in this process and with nothing else going on in it. "releases" counts the release windows of
@@ -469,10 +469,15 @@ def main() -> None:
             done.append(judge(r))
     harness.progress("")
     print("\n".join(findings_page.details(done)))
-    if options.json or not options.rows:
+    if options.json:
+        print(f"written: {harness.save('findings', done, options.json)}", file=sys.stderr)
+    elif not options.rows:
         name = torch.__version__.split("+")[0]
-        kept = options.json or str(findings_page.FOLDER / f"{name}.json")
-        print(f"written: {harness.save('findings', done, kept)}", file=sys.stderr)
+        harness.save(
+            "findings", [r for r in done if r["group"] != "CUDA"], f"{findings_page.FOLDER}/{name}.json"
+        )
+        if on_cuda := [r for r in done if r["group"] == "CUDA"]:
+            harness.save("findings_cuda", on_cuda)
 
 
 if __name__ == "__main__":

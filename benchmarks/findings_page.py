@@ -23,6 +23,7 @@ def filled(text: str, results: Results, main_torch: str) -> str:
     tables = {
         "by torch": by_torch(results),
         "details": [measured_on(results[main_torch]["machine"]), "", *details(results[main_torch]["rows"])],
+        "on a GPU": on_a_gpu(json.loads((RESULTS / "findings_cuda.json").read_text())),
         "third party": third_party(json.loads((RESULTS / "third_party.json").read_text())),
         "measured on": [f"- {measured_on(result['machine'])}" for result in results.values()],
     }
@@ -67,6 +68,17 @@ def details(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def on_a_gpu(result: Mapping[str, Any]) -> list[str]:
+    """Where work is queued: who waits for it, and does the GIL wait too?"""
+    lines = ["| call | verdict | free | releases | longest hold | row |", "|---|---|--:|--:|--:|---|"]
+    lines += [
+        f"| {row['what']} | {row['verdict']} | {100 * row['free_fraction']:.0f} % | {row['releases']} | "
+        f"{_duration(row['longest_hold_s'])} | `{row['name']}` |"
+        for row in result["rows"]
+    ]
+    return [*lines, "", measured_on(result["machine"])]
+
+
 def third_party(result: Mapping[str, Any]) -> list[str]:
     """Calls into other people's extensions, by verdict."""
     lines = [
@@ -82,9 +94,10 @@ def third_party(result: Mapping[str, Any]) -> list[str]:
 
 
 def measured_on(machine: Mapping[str, Any]) -> str:
+    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
     return (
         f"torch {machine['torch']}, Python {machine['python']}, {machine['cpu']}, "
-        f"{machine['usable_cores']} cores, {machine['date']}"
+        f"{machine['usable_cores']} cores, {gpu}{machine['date']}"
     )
 
 

@@ -50,6 +50,7 @@ def machine() -> dict[str, Any]:
         "torchgil": torchgil.__version__,
         "commit": commit.stdout.strip() or None,
         "date": time.strftime("%Y-%m-%d"),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 

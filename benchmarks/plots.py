@@ -229,7 +229,36 @@ def priority_crowds_rows(rows: Any) -> list[str]:
     )
 
 
+def cuda_rows(rows: Any) -> list[str]:
+    titles = {
+        "eager": "eager",
+        "priority": "eager, `gil_priority()`",
+        "compile": "`torch.compile`",
+        "compile_graphs": '`torch.compile(mode="reduce-overhead")`',
+        "nogil": "`nogil`, then `.cpu()`",
+        "nogil_priority": "`nogil`, then `.cpu()`, in a block of `gil_priority()`",
+    }
+    lines = [
+        "| from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
+        "| its loops/s | two threads, alone |",
+        "|---|" + "--:|" * 5,
+    ]
+    for row, title in titles.items():
+        figures = rows[row]
+        two = cell(figures, "two_threads_per_s", 1, 0)
+        cells = [
+            f"{cell(figures, 'alone_answered_p50_s', 1e3, 2)} ms",
+            milliseconds(figures["busy_answered_p50_s"]["median"]),
+            milliseconds(figures["busy_answered_max_s"]["median"]),
+            f"{cell(figures, 'busy_loops_per_s', 1e-6, 1)} M",
+            f"{two}/s" if two else "",
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
 TABLES = {
+    "cuda": cuda_rows,
     "priority: works": priority_works_rows,
     "priority: crowds": priority_crowds_rows,
     "forward": forward_rows,

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sysconfig
 import threading
 
 import pytest
@@ -84,8 +85,11 @@ def window():
 """
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_with_priority_the_busy_thread_gives_way_and_without_it_it_does_not(call):
+@pytest.mark.parametrize("name", CALLS)
+def test_with_priority_the_busy_thread_gives_way_and_without_it_it_does_not(name):
+    if name == "the interpreter's own" and not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        pytest.skip("a static python calls its entry points directly, and nobody sees it")
+    call = CALLS[name]
     code = f"{window(call)}\nbeside(window, gil_priority=sys.argv[1] == 'with')"
     assert run_in_child(code, "with").stdout.split() == ["main", "busy"]
     assert run_in_child(code, "without").stdout.split() == ["busy", "main"]

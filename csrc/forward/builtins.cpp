@@ -18,7 +18,6 @@
 namespace torchgil {
 namespace {
 
-using Args = c10::ArrayRef<c10::IValue>;
 using c10::IValue;
 
 // Numbers are compared and divided as long double: its 64 bits of mantissa

@@ -9,8 +9,16 @@
 
 namespace torchgil {
 
+/// What a builtin is given; an index that is too large throws.
+struct Args : c10::ArrayRef<c10::IValue> {
+  using ArrayRef::ArrayRef;
+  const c10::IValue& operator[](size_t index) const {
+    return at(index);
+  }
+};
+
 /// Computes one value of others; throws what a user can read.
-using Builtin = c10::IValue (*)(c10::ArrayRef<c10::IValue> args);
+using Builtin = c10::IValue (*)(Args args);
 
 /// The builtin of that name, or nullptr.
 Builtin find_builtin(std::string_view name);

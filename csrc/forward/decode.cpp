@@ -84,6 +84,7 @@ Operand decode_operand(
   }
   IValue constant;
   if (kind == "default") {
+    TORCH_CHECK_VALUE(argument != nullptr, "no argument has a default here");
     TORCH_CHECK_VALUE(
         argument->default_value().has_value(),
         "argument '",
@@ -127,8 +128,16 @@ Program::Code decode_code(const py::list& encoded, Program& program) {
             op.c_str(), fields["overload"].cast<std::string>().c_str());
         schema = &instruction.op->schema();
       }
+      const py::sequence operands = fields["operands"];
+      TORCH_CHECK_VALUE(
+          !schema || operands.size() == schema->arguments().size(),
+          op,
+          " takes ",
+          schema ? schema->arguments().size() : 0,
+          " arguments, got ",
+          operands.size());
       size_t i = 0;
-      for (const auto o : fields["operands"]) {
+      for (const auto o : operands) {
         instruction.operands.push_back(decode_operand(
             o, schema ? &schema->arguments()[i++] : nullptr, program));
       }

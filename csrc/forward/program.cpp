@@ -121,13 +121,75 @@ void Program::count_slots(const Code& code) {
   }
 }
 
+void Program::check(const Operand& operand, Live& live) {
+  switch (operand.kind) {
+    case Operand::Kind::kSlot:
+    case Operand::Kind::kLast:
+      TORCH_CHECK_VALUE(
+          operand.index < live.size() && live[operand.index],
+          "slot ",
+          operand.index,
+          " is read, and has no value");
+      live[operand.index] = operand.kind == Operand::Kind::kSlot;
+      break;
+    case Operand::Kind::kInput:
+      num_inputs_ = std::max(num_inputs_, operand.index + 1);
+      break;
+    case Operand::Kind::kConstant:
+      TORCH_CHECK_VALUE(
+          operand.index < constants_.size(), "no weight ", operand.index);
+      break;
+    case Operand::Kind::kList:
+      for (const auto& element : lists_[operand.index].elements) {
+        check(element, live);
+      }
+      break;
+  }
+}
+
+void Program::check(const Code& code, Live& live) {
+  for (const auto& instruction : code) {
+    check(instruction.body, live);
+    for (const auto& operand : instruction.operands) {
+      check(operand, live);
+    }
+    for (const auto argument : instruction.unsafe_writes) {
+      TORCH_CHECK_VALUE(
+          argument < instruction.operands.size(),
+          instruction.name,
+          " writes to argument ",
+          argument,
+          ", which it has not");
+    }
+    const auto& outputs = instruction.outputs;
+    const bool one = !instruction.op || instruction.unpack;
+    const size_t results = one ? 1 : instruction.op->schema().returns().size();
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i] >= 0) {
+        TORCH_CHECK_VALUE(
+            i < results || instruction.unpack,
+            instruction.name,
+            " has no result ",
+            i);
+        live[outputs[i]] = true;
+      }
+    }
+  }
+}
+
 void Program::set_code(Code code) {
   code_ = std::move(code);
+  num_slots_ = num_inputs_ = 0;
   count_slots(code_);
+  live_.assign(num_slots_, false);
+  check(code_, live_);
 }
 
 void Program::set_outputs(std::vector<Operand> outputs) {
   outputs_ = std::move(outputs);
+  for (const auto& output : outputs_) {
+    check(output, live_);
+  }
 }
 
 IValue Program::read(const Operand& operand, Frame& frame) const {
@@ -243,6 +305,7 @@ void Program::execute(const Code& code, Frame& frame) const {
 
 std::vector<IValue> Program::run(
     c10::ArrayRef<IValue> inputs, const Instruction*& current) const {
+  TORCH_CHECK_VALUE(inputs.size() >= num_inputs_, "too few inputs");
   const c10::InferenceMode inference_mode;
   Frame frame{inputs, std::vector<IValue>(num_slots_), {}, current};
   frame.stack.reserve(16); // batch_norm takes nine, attention seven

@@ -81,7 +81,8 @@ class Program {
   /// The list as it is now, for one whose elements are all constants.
   c10::IValue fold(uint32_t list) const;
 
-  /// Sets what runs, and which values come out of it.
+  /// Sets what runs, and which values come out of it, in this order. Refuses
+  /// what `run` could not: it looks at no index again.
   void set_code(Code code);
   void set_outputs(std::vector<Operand> outputs);
 
@@ -99,7 +100,12 @@ class Program {
  private:
   struct Frame;
 
+  /// Which slots have a value that was not moved out, at one point of the code.
+  using Live = std::vector<bool>;
+
   void count_slots(const Code& code);
+  void check(const Code& code, Live& live);
+  void check(const Operand& operand, Live& live);
   void execute(const Code& code, Frame& frame) const;
   void step(const Instruction& instruction, Frame& frame) const;
   void check_writes(const Instruction& instruction, const Frame& frame) const;
@@ -112,6 +118,8 @@ class Program {
   };
 
   uint32_t num_slots_ = 0;
+  uint32_t num_inputs_ = 0; // that are read
+  Live live_;               // at the end of the code
   std::vector<c10::IValue> constants_;
   std::vector<List> lists_;
   std::unordered_set<const void*> weight_storages_;

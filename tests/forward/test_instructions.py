@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.forward.comparing import export
 from tests.forward.models import CASES, Case
+from torchgil._build import C
 from torchgil.forward.instructions import plan
 from torchgil.forward.operands import Constant, Default, Instruction, Region, Slot, Weight, walk
 
@@ -103,3 +104,46 @@ def test_tied_weights_are_one_tensor() -> None:
     held = [program.state_dict[name] for name in plan(program).weights if name in program.state_dict]
     assert sum(w is model.embed.weight for w in held) >= 1  # type: ignore[union-attr]
     assert len({id(w) for w in held}) == len({id(p) for p in model.parameters()})
+
+
+def step(op: str = "aten::neg", overload: str | None = "", **changed: Any) -> dict[str, Any]:
+    """One instruction as C++ takes it: 0 -> 0."""
+    given = {"operands": [("input", 0)], "outputs": (0,), "unpack": False, "unsafe_writes": ()}
+    return {"name": "node", "where": "", "op": op, "overload": overload, **given, **changed}
+
+
+def graph_of(code: list[Any], outputs: list[Any]) -> Any:
+    graph = C.Graph()
+    graph.set_code(code)
+    graph.set_outputs(outputs)
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("code", "outputs", "error"),
+    [
+        ([step(operands=[("slot", 0)])], [], "slot 0 is read, and has no value"),
+        ([step(operands=[("slot", 7)])], [], "slot 7 is read, and has no value"),
+        ([step(), step(operands=[("last", 0)], outputs=(1,))], [("slot", 0)], "slot 0 is read"),
+        ([step()], [("last", 0), ("last", 0)], "slot 0 is read, and has no value"),
+        ([step(operands=[("weight", 3)])], [], "no weight 3"),
+        ([step(operands=[])], [], "aten::neg takes 1 arguments, got 0"),
+        ([step(operands=[("input", 0)] * 2)], [], "aten::neg takes 1 arguments, got 2"),
+        ([step(outputs=(None, 0))], [], "node has no result 1"),
+        ([step(unsafe_writes=(1,))], [], "node writes to argument 1, which it has not"),
+        ([{"grad": False, "body": [step(operands=[("slot", 0)])]}], [], "slot 0 is read, and has no value"),
+        ([step("add", None, operands=[("list", [("slot", 2)])])], [], "slot 2 is read, and has no value"),
+        ([step(operands=[("default", None)])], [], "argument 'self' is missing"),
+        ([step("add", None, operands=[("default", None)])], [], "no argument has a default here"),
+    ],
+)
+def test_code_that_could_not_run_is_refused(code: Any, outputs: Any, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        graph_of(code, outputs)
+
+
+def test_too_few_inputs_and_operands_are_errors_of_the_call() -> None:
+    with pytest.raises(ValueError, match="too few inputs"):
+        graph_of([step()], [("last", 0)]).run([])
+    with pytest.raises(RuntimeError, match="invalid index"):
+        graph_of([step("add", None, operands=[("constant", 1)])], [("last", 0)]).run([])

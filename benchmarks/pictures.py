@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,65 +15,126 @@ EDGE = 20.0  # how many times off, or better, the picture of the budgets shows a
 COLOURS = {"priority": PRIORITY, "aoti": HELD, "graph": RELEASED, "inductor": RELEASED}
 
 
+Extremes = Mapping[str, float]  # median, min, max
+
+
 def busy(ways: Mapping[str, Any], titles: Mapping[str, str], path: Path) -> None:
     """A forward's median alone and beside a busy Python thread, and a monitor's turns (it wants 2,000)."""
+    shown = [way for way in titles if way in ways]
+    figure, (left, right) = _subplots(1, 2, len(shown), width_ratios=(4, 1), sharey=True)
+    _alone_and_beside(
+        left,
+        [
+            (titles[way], ways[way]["p50_s"], ways[way]["busy_default_p50_s"], COLOURS.get(way, EAGER))
+            for way in shown
+        ],
+    )
+    left.set_xlabel("one forward, ms (median)")
+    for at, way in enumerate(reversed(shown)):
+        colour, ticks = COLOURS.get(way, EAGER), ways[way]["ticks_per_second"]["median"]
+        right.barh(at, ticks, color=colour, height=0.5)
+        _beside(right, f"{ticks:,.0f}", ticks, at, colour)
+    _title(left, "A forward alone (open) and beside one busy Python thread (filled)")
+    _title(right, "what others get")
+    right.set_xlabel("turns per second")
+    right.set_xlim(right=2600)
+    figure.savefig(path, dpi=150)
+
+
+def cuda(rows: Mapping[str, Any], titles: Mapping[str, str], gpu: str, path: Path) -> None:
+    """From the call to the answer on the host, alone and beside a busy Python thread."""
+    figure, axes = _subplots(1, 1, len(titles))
+    _alone_and_beside(
+        axes,
+        [
+            (
+                title,
+                rows[row]["alone_answered_p50_s"],
+                rows[row]["busy_answered_p50_s"],
+                PRIORITY if "priority" in row else RELEASED if row == "nogil" else EAGER,
+            )
+            for row, title in titles.items()
+        ],
+    )
+    axes.set_xlabel(f"from the call to the answer on the host, ms (median); {gpu}")
+    _title(axes, "A model on a GPU, alone (open) and beside one busy Python thread (filled)")
+    figure.savefig(path, dpi=150)
+
+
+def dots(
+    rows: Sequence[tuple[str, Extremes, bool]],  # name, figure, in colour
+    title: str,
+    unit: str,
+    path: Path,
+    limit: tuple[float, str],
+    digits: int = 1,
+) -> None:
+    """A figure of each row with its extremes, some in colour, against a line."""
+    figure, axes = _subplots(1, 1, len(rows))
+    for at, (_, spread, ours) in enumerate(reversed(rows)):
+        colour = RELEASED if ours else EAGER
+        axes.plot([spread["min"], spread["max"]], [at, at], color=colour, linewidth=3, alpha=0.4)
+        axes.plot(spread["median"], at, "o", color=colour, markersize=8)
+        _beside(axes, f"{spread['median']:.{digits}f}x", spread["max"], at, colour)
+    axes.set_yticks(range(len(rows)), [name.replace("`", "") for name, _, _ in reversed(rows)])
+    at, name = limit
+    axes.axvline(at, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
+    axes.annotate(name, (at, len(rows) - 0.6), (3, 0), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(unit)
+    axes.set_ylim(top=len(rows) - 0.3)
+    axes.set_xlim(right=max(at, *(spread["max"] for _, spread, _ in rows)) * 1.1)
+    _title(axes, title)
+    figure.savefig(path, dpi=150)
+
+
+def _subplots(rows: int, columns: int, lines: float, **options: Any) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [way for way in titles if way in ways]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 0.5 * len(shown) + 1.1), width_ratios=(4, 1), sharey=True, layout="constrained"
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(10, 0.5 * lines + 1.1), layout="constrained", **options
     )
-    for at, way in enumerate(reversed(shown)):
-        colour = COLOURS.get(way, EAGER)
-        alone, beside = (ways[way][key]["median"] * 1e3 for key in ("p50_s", "busy_default_p50_s"))
-        left.plot([alone, beside], [at, at], color=colour, linewidth=3, alpha=0.4, zorder=1)
-        left.plot(alone, at, "o", color=colour, markerfacecolor="white", markersize=8)
-        left.plot(beside, at, "o", color=colour, markersize=8)
-        text = f"{beside:,.0f} ms" if beside >= 9.95 else f"{beside:.1f} ms"
-        left.annotate(
-            text, (max(alone, beside), at), (9, 0), textcoords="offset points", va="center", color=colour
-        )
-        ticks = ways[way]["ticks_per_second"]["median"]
-        right.barh(at, ticks, color=colour, height=0.5)
-        right.annotate(
-            f"{ticks:,.0f}", (ticks, at), (4, 0), textcoords="offset points", va="center", color=colour
-        )
-    left.set_yticks(range(len(shown)), [titles[way].replace("`", "") for way in reversed(shown)])
-    left.set_xscale("log")
-    ticks_ms = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-    left.set_xticks(ticks_ms, [f"{ms:,}" for ms in ticks_ms])
-    left.minorticks_off()
-    left.set_xlim(right=max(ways[way]["busy_default_p50_s"]["median"] for way in shown) * 4e3)
-    left.set_xlabel("one forward, ms (median)")
-    left.set_title(
-        "A forward alone (open) and beside one busy Python thread (filled)",
-        loc="left",
-        fontsize=10,
-        weight="bold",
+    for each in axes if columns > 1 else [axes]:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _alone_and_beside(axes: Any, rows: Sequence[tuple[str, Extremes, Extremes, str]]) -> None:
+    for at, (_, alone_s, beside_s, colour) in enumerate(reversed(rows)):
+        alone, beside = alone_s["median"] * 1e3, beside_s["median"] * 1e3
+        axes.plot([alone, beside], [at, at], color=colour, linewidth=3, alpha=0.4, zorder=1)
+        axes.plot(alone, at, "o", color=colour, markerfacecolor="white", markersize=8)
+        axes.plot(beside, at, "o", color=colour, markersize=8)
+        text = f"{beside:,.{0 if beside >= 9.95 else 1 if beside >= 0.95 else 2}f} ms"
+        _beside(axes, text, max(alone, beside), at, colour, 9)
+    axes.set_yticks(range(len(rows)), [title.replace("`", "") for title, *_ in reversed(rows)])
+    axes.set_xscale("log")
+    ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    low = min(alone["median"] for _, alone, _, _ in rows) * 1e3
+    ticks = [ms for ms in ticks if ms >= low / 2]
+    axes.set_xticks(ticks, [f"{ms:,}" for ms in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(top=len(rows) - 0.3)
+    axes.set_xlim(right=max(beside["median"] for _, _, beside, _ in rows) * 4e3)
+    axes.axvline(5, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
+    axes.annotate(
+        "switch interval, 5 ms", (5, len(rows) - 0.6), (3, 0), textcoords="offset points", fontsize=7
     )
-    left.axvline(5, color="#777777", linewidth=0.8, linestyle=":", zorder=0)
-    left.annotate(
-        "switch interval, 5 ms", (5, len(shown) - 0.6), (3, 0), textcoords="offset points", fontsize=7
-    )
-    right.set_title("what others get", loc="left", fontsize=10, weight="bold")
-    right.set_xlabel("turns per second")
-    right.set_xlim(right=2600)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+
+
+def _beside(axes: Any, text: str, x: float, y: float, colour: str, gap: int = 6) -> None:
+    axes.annotate(text, (x, y), (gap, 0), textcoords="offset points", va="center", color=colour)
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=10, weight="bold")
 
 
 def budgets(measured: list[tuple[Budget, Spread]], path: Path) -> None:
     """How far on the right side of its budget each figure is: 1 is the budget, further right is better."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(10, 0.34 * len(measured) + 1.2), layout="constrained")
+    figure, axes = _subplots(1, 1, 0.68 * len(measured))
     for at, (budget, spread) in enumerate(reversed(measured)):
         values = [spread[key] for key in ("min", "median", "max")]
         # A difference can be negative, and then no ratio says how good it is: it stands at the edge.
@@ -104,7 +165,6 @@ def budgets(measured: list[tuple[Budget, Spread]], path: Path) -> None:
     axes.set_xticks([*ticks], [*ticks.values()])
     axes.margins(y=0.02)
     axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 

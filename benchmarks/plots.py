@@ -27,6 +27,44 @@ def main() -> None:
     images = DOCS / "images"
     pictures.busy(results["forward"]["rows"]["table"]["transformer"], FORWARDS, images / "busy.png")
     pictures.budgets(measure(results), images / "benchmarks.png")
+    on_cuda = results["cuda"]
+    pictures.cuda(on_cuda["rows"], ON_CUDA, on_cuda["machine"]["gpu"], images / "cuda.png")
+    pictures.dots(
+        [
+            (r["op"], r["speedup"], not r["op"].startswith(("held", "python")))
+            for r in results["scaling"]["rows"]
+            if "speedup" in r
+        ],
+        "Two threads on two cores, over one thread",
+        "times as much done in the same time (median and extremes of five processes)",
+        images / "scaling.png",
+        limit=(2, "two cores"),
+        digits=2,
+    )
+    pictures.dots(
+        [
+            (TOOLS.get(r["tool"], r["tool"]), r["ratio"], r["tool"].startswith("torchgil"))
+            for r in results["tracing"]["rows"]
+            if r["question"] == "forward"
+        ],
+        "A forward of the transformer while it is watched, over unwatched",
+        "times as long (median and extremes of five processes)",
+        images / "tracing.png",
+        limit=(1, "as unwatched"),
+        digits=2,
+    )
+    found = {r["row"]: r for r in results["batching"]["rows"]}
+    pictures.dots(
+        [
+            (title, found[name]["ratio"], name.startswith("torchgil"))
+            for name, title in BATCHING.items()
+            if name != "singles"
+        ],
+        "Rows per second, over a loop of single calls",
+        "times as many (median and extremes)",
+        images / "batching.png",
+        limit=(1, "a loop of single calls"),
+    )
     pictures.compare(results["threads_vs_processes"]["rows"], images / "compare.png")
 
 
@@ -68,6 +106,8 @@ def filled(path: Path, results: Mapping[str, Any]) -> str:
     return re.sub(between, fill, path.read_text(), flags=re.DOTALL)
 
 
+TOOLS = {"none": "nothing", "after a trace": "nothing any more, after a trace"}
+
 # The ways of a forward that README shows.
 FORWARDS = {
     "eager": "eager",
@@ -101,23 +141,25 @@ def forward_rows(rows: Any) -> list[str]:
     return lines
 
 
+BATCHING = {
+    "singles": "a loop of single calls",
+    "by hand": "by hand: concatenate 32, call, split, no queue",
+    "torchgil threads": "`Batcher`, two threads",
+    "torchgil map": "`Batcher.map`, one thread",
+    "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
+    "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
+    "torchgil asyncio, copy=False": "the same with `copy=False`",
+    "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
+    "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
+    "batched": "`batched`, 256 tasks",
+    "async-batcher": "`async-batcher`, 256 tasks",
+}
+
+
 def batching_rows(rows: Any) -> list[str]:
-    titles = {
-        "singles": "a loop of single calls",
-        "by hand": "by hand: concatenate 32, call, split, no queue",
-        "torchgil threads": "`Batcher`, two threads",
-        "torchgil map": "`Batcher.map`, one thread",
-        "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
-        "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
-        "torchgil asyncio, copy=False": "the same with `copy=False`",
-        "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
-        "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
-        "batched": "`batched`, 256 tasks",
-        "async-batcher": "`async-batcher`, 256 tasks",
-    }
     found = {r["row"]: r for r in rows}
     lines = ["| | |", "|---|--:|"]
-    for name, title in titles.items():
+    for name, title in BATCHING.items():
         ratio = found[name]["ratio"]
         lines.append(f"| {title} | {ratio['median']:.1f}x ({ratio['min']:.1f} to {ratio['max']:.1f}) |")
     for way, title in (
@@ -229,21 +271,23 @@ def priority_crowds_rows(rows: Any) -> list[str]:
     )
 
 
+ON_CUDA = {
+    "eager": "eager",
+    "priority": "eager, `gil_priority()`",
+    "compile": "`torch.compile`",
+    "compile_graphs": '`torch.compile(mode="reduce-overhead")`',
+    "nogil": "`nogil`, then `.cpu()`",
+    "nogil_priority": "`nogil`, then `.cpu()`, in a block of `gil_priority()`",
+}
+
+
 def cuda_rows(rows: Any) -> list[str]:
-    titles = {
-        "eager": "eager",
-        "priority": "eager, `gil_priority()`",
-        "compile": "`torch.compile`",
-        "compile_graphs": '`torch.compile(mode="reduce-overhead")`',
-        "nogil": "`nogil`, then `.cpu()`",
-        "nogil_priority": "`nogil`, then `.cpu()`, in a block of `gil_priority()`",
-    }
     lines = [
         "| from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
         "| its loops/s | two threads, alone |",
         "|---|" + "--:|" * 5,
     ]
-    for row, title in titles.items():
+    for row, title in ON_CUDA.items():
         figures = rows[row]
         two = cell(figures, "two_threads_per_s", 1, 0)
         cells = [

@@ -177,7 +177,7 @@ def test_survives_fork() -> None:
         def functions(watchdog):
             return [hold.function for hold in watchdog.holds]
         with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
-            for _ in range(8):
+            for _ in range(3):
                 pid = os.fork()
                 if pid == 0:
                     break

@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench asan tsan stress coverage installs matrix wheel docs clean
+.PHONY: demo test lint bench bench-quick asan tsan stress coverage installs matrix wheel docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -28,6 +28,11 @@ lint: $(VENV)/.built
 bench: $(VENV)/.built
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
 	$(BIN)/python benchmarks/plots.py
+
+bench-quick: $(VENV)/.built # one short round of each, into build/bench: whether it runs, and roughly what it says
+	mkdir -p build/bench
+	for b in benchmarks/bench_*.py; do \
+	  $(BIN)/python $$b --quick --json build/bench/$$(basename $$b .py).json || exit 1; done
 
 asan: $(VENV)/.built
 	.ci/sanitize address

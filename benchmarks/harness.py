@@ -94,10 +94,14 @@ def interleave(
 ) -> dict[str, list[Any]]:
     """Each configuration's result of each round; the rounds visit all in turn."""
     results: dict[str, list[Any]] = {name: [] for name in configurations}
+    done, begun = 0, time.monotonic()
     for number in range(rounds):
         for name, configuration in configurations.items():
-            progress(f"round {number + 1}/{rounds}: {name}")
+            left = (rounds * len(configurations) - done) * (time.monotonic() - begun) / max(done, 1)
+            estimate = f", some {left // 60:.0f} min {left % 60:.0f} s left" if done else ""
+            progress(f"{Path(script).stem}, round {number + 1}/{rounds}: {name}{estimate}")
             results[name].append(run_child(script, configuration, threads=threads))
+            done += 1
     progress("")
     return results
 

@@ -10,7 +10,7 @@ from typing import Any
 from budgets import Budget, Spread, met, number
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
-HELD, RELEASED, PRIORITY, EAGER = "#d55e00", "#009e73", "#cc79a7", "#777777"
+HELD, RELEASED, PRIORITY, ADAPTIVE, EAGER = "#d55e00", "#009e73", "#cc79a7", "#0072b2", "#777777"
 EDGE = 20.0  # how many times off, or better, the picture of the budgets shows at most
 COLOURS = {"priority": PRIORITY, "aoti": HELD, "graph": RELEASED, "inductor": RELEASED}
 
@@ -58,6 +58,36 @@ def cuda(rows: Mapping[str, Any], titles: Mapping[str, str], gpu: str, path: Pat
     )
     axes.set_xlabel(f"from the call to the answer on the host, ms (median); {gpu}")
     _title(axes, "A model on a GPU, alone (open) and beside one busy Python thread (filled)")
+    figure.savefig(path, dpi=150)
+
+
+def crossover(table: Mapping[str, Any], path: Path) -> None:
+    """What two threads do together, by the length of an op, under each policy."""
+    titles = {
+        "busy_5ms": "beside a busy Python thread",
+        "busy_100us": "the same, switch interval 100 us",
+        "twice": "two threads that make these calls",
+    }
+    colours = {"held": HELD, "released": RELEASED, "adaptive": ADAPTIVE, "priority": PRIORITY}
+    figure, panels = _subplots(1, 3, 6, sharey=True)
+    for axes, (which, title) in zip(panels, titles.items(), strict=True):
+        for policy, sizes in table.items():
+            ops = list(sizes.values())
+            x = [table["held"][n]["alone_us"]["median"] for n in sizes]
+            spreads = [[op[which][end] for op in ops] for end in ("min", "median", "max")]
+            name = "released, gil_priority()" if policy == "priority" else policy
+            axes.plot(x, spreads[1], "o-", markersize=4, color=colours[policy], label=name)
+            axes.fill_between(x, spreads[0], spreads[2], color=colours[policy], alpha=0.15, linewidth=0)
+        for share, name in ((1, "one core"), (2, "two cores")):
+            axes.axhline(share, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
+            axes.annotate(name, (3, share), (0, 2), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.set_xticks([10, 100, 1000, 10_000], ["10 us", "100 us", "1 ms", "10 ms"])
+        axes.set_xlabel("one matmul, alone")
+        _title(axes, title)
+    panels[0].set_ylabel("done by both threads, in shares\nof what each does alone")
+    panels[0].set_ylim(0, 2.3)
+    panels[2].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
 
 

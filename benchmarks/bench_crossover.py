@@ -1,0 +1,105 @@
+"""From what length of an op on does releasing the GIL pay?
+
+One process makes matmuls of many sizes under one policy (held, released, adaptive, or released in a block of
+`gil_priority()`): alone; beside a thread that is busy in Python, at a switch interval of 5 ms and of 100 us;
+and beside a second thread that makes the same calls. What both threads do is added up, each as a share of
+what it does alone: 1 is what one core does, 2 what two do. Intra-op threads: 1.
+
+What is unfair: the busy thread only counts, so it never lets the GIL go of its own accord; most programs do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import torch
+from bench_forward import Beside, merge
+
+import torchgil
+
+POLICIES = ("held", "released", "adaptive", "priority")
+SIZES = (4, 24, 48, 80, 128, 192, 288, 416, 640)
+INTERVALS = {"busy_5ms": 0.005, "busy_100us": 1e-4}
+
+
+def rate(call: Callable[[], Any], seconds: float) -> float:
+    """Calls per second."""
+    count, begun = 0, time.perf_counter()
+    while (now := time.perf_counter()) < begun + seconds:
+        call()
+        count += 1
+    return count / (now - begun)
+
+
+def both(call: Callable[[], Any], seconds: float) -> float:
+    """Calls per second of two threads together."""
+    start, rates = threading.Barrier(2), []
+
+    def work() -> None:
+        start.wait()
+        rates.append(rate(call, seconds))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
+
+
+def counted(seconds: float, call: Callable[[], Any] | None = None) -> tuple[float, float]:
+    """Calls per second, 0 without a call, and the turns per second of a busy thread beside them."""
+    with Beside(monitor=False) as busy:
+        turns, begun = busy.ticks, time.perf_counter()
+        calls = rate(call, seconds) if call else (time.sleep(seconds), 0.0)[1]
+        return calls, (busy.ticks - turns) / (time.perf_counter() - begun)
+
+
+def child(configuration: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    policy, scale = configuration["policy"], configuration["scale"]
+    matmul = getattr(torchgil, "released" if policy == "priority" else policy).matmul
+    _, turns_alone = counted(0.4 * scale)
+    rows = {}
+    for n in SIZES:
+        x = torch.randn(n, n)
+
+        def call(x: torch.Tensor = x) -> None:
+            matmul(x, x)
+
+        def figures(call: Callable[[], Any] = call) -> dict[str, float]:
+            rate(call, 0.05 * scale)
+            alone = rate(call, 0.15 * scale)
+            found = {"alone_us": 1e6 / alone, "twice": both(call, 0.2 * scale) / alone}
+            for name, interval in INTERVALS.items():
+                with torchgil.switch_interval(interval):
+                    calls, turns = counted(0.4 * scale, call)
+                found |= {f"{name}_own": calls / alone, f"{name}_other": turns / turns_alone}
+                found[name] = found[f"{name}_own"] + found[f"{name}_other"]
+            return found
+
+        rows[str(n)] = torchgil.gil_priority()(figures)() if policy == "priority" else figures()
+    return rows
+
+
+def parent(options: argparse.Namespace) -> None:
+    scale = 0.2 if options.quick else 1.0
+    configurations = {policy: {"policy": policy, "scale": scale} for policy in POLICIES}
+    results = harness.interleave(__file__, configurations, rounds=options.rounds)
+    table = {policy: merge(rounds) for policy, rounds in results.items()}
+    path = harness.save("crossover", table, options.json)
+    for name in (*INTERVALS, "twice"):
+        print(f"\n{name:12}" + "".join(f"{policy:>10}" for policy in POLICIES))
+        for n in map(str, SIZES):
+            alone = table["held"][n]["alone_us"]["median"]
+            print(f"{alone:9.1f} us" + "".join(f"{table[p][n][name]['median']:10.2f}" for p in POLICIES))
+    print(f"-> {path}")
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, child, parent)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import pytest
 
 from ..conftest import run_in_child
+
+PY_SPY = shutil.which("py-spy", path=os.path.dirname(sys.executable))
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "everything.pool.submit(sys.exit, 3).exception()"])
@@ -152,3 +158,42 @@ def test_callbacks_may_call_everything_and_raise():
         timeout=60,
     )
     assert child.stdout == "end\n", child
+
+
+@pytest.mark.skipif(PY_SPY is None, reason="pip install py-spy")
+def test_py_spy_attached_to_a_trace_changes_no_number():
+    """It stops the process each time it looks."""
+    child = run_in_child(
+        """
+        import os, subprocess, sys, threading, torch, torchgil
+        from torchgil import held, released
+        torch.set_num_threads(1)
+        def work():
+            for _ in range(100):
+                released.spin(0.002), held.spin(0.0005), torch.ones(10) + 1
+        def dump():
+            command = [sys.argv[1], "dump", "--pid", str(os.getpid())]
+            return subprocess.run(command, capture_output=True, text=True)
+        with torchgil.trace() as traced:
+            threads = [threading.Thread(target=work) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            looks = [dump() for _ in range(3)]
+            for thread in threads:
+                thread.join()
+        if looks[0].returncode:
+            print("refused:", looks[0].stderr.strip().splitlines()[-1])
+            sys.exit()
+        assert "work" in looks[0].stdout, looks[0]
+        report = traced.report()
+        assert report.dropped == 0
+        for thread in report.threads:
+            parts = thread.free_s + thread.held_s + thread.wait_s + thread.preempted_s
+            assert abs(parts - thread.wall_s) < 1e-6, thread
+        (spin,) = [op for op in report.ops if op.name == "torchgil::spin"]
+        assert (spin.calls, spin.calls_held) == (400, 200)
+        """,
+        str(PY_SPY),
+    )
+    if child.stdout.startswith("refused"):
+        pytest.skip(child.stdout.strip())

@@ -36,6 +36,7 @@ def test_without_ops_only_the_states_are_written():
     assert {e["cat"] for e in events if e["ph"] == "X"} == {"gil"}
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")  # torch 2.11
 def test_clock_and_ids_are_those_of_torch_profilers_export(tmp_path):
     def calls(trace):
         return [e for e in trace["traceEvents"] if e["ph"] == "X" and e["name"] == "aten::mm"]

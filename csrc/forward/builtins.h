@@ -5,16 +5,33 @@
 #include <ATen/core/ivalue.h>
 #include <c10/util/ArrayRef.h>
 
+#include <initializer_list>
 #include <string_view>
 
 namespace torchgil {
 
-/// What a builtin is given; an index that is too large throws.
-struct Args : c10::ArrayRef<c10::IValue> {
-  using ArrayRef::ArrayRef;
+/// What a builtin is given; to read what is not there throws.
+class Args {
+ public:
+  explicit Args(c10::ArrayRef<c10::IValue> values) : values_(values) {}
+  /// For the one expression that the list stands in.
+  Args(std::initializer_list<c10::IValue> values) : values_(values) {}
+
   const c10::IValue& operator[](size_t index) const {
-    return at(index);
+    return values_.at(index);
   }
+  size_t size() const {
+    return values_.size();
+  }
+  const c10::IValue* begin() const {
+    return &(*this)[0];
+  }
+  const c10::IValue* end() const {
+    return values_.end();
+  }
+
+ private:
+  c10::ArrayRef<c10::IValue> values_;
 };
 
 /// Computes one value of others; throws what a user can read.

@@ -260,7 +260,7 @@ void Program::step(const Instruction& instruction, Frame& frame) const {
     stack.push_back(read(operand, frame));
   }
   if (instruction.builtin != nullptr) {
-    auto result = instruction.builtin(stack);
+    auto result = instruction.builtin(Args(stack));
     stack.clear();
     stack.push_back(std::move(result));
   } else {

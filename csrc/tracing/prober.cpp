@@ -23,7 +23,7 @@ class ThreadState {
  public:
   ThreadState() : state_(PyThreadState_New(PyInterpreterState_Main())) {}
 
-  // GIL: taken to delete the state; the interpreter deletes it that ends.
+  // GIL: taken to delete the state; an interpreter that ends does that itself.
   ~ThreadState() {
     if (state_ != nullptr && !interpreter_is_finalizing()) {
       acquire();

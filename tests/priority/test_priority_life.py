@@ -100,7 +100,7 @@ def test_the_watchdog_still_names_the_line_and_nothing_else():
     code = """
 import threading, torchgil
 from torchgil import held, released
-torchgil.released.sleep(0)
+with torchgil.gil_priority(): released.sleep(0)  # the first block installs, and holds meanwhile
 with torchgil.Watchdog(threshold=0.1) as dog, torchgil.gil_priority():
     thread = threading.Thread(target=lambda: held.spin(0.6))  # this line
     thread.start()

@@ -64,7 +64,6 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     policy, scale = configuration["policy"], configuration["scale"]
     matmul = getattr(torchgil, "released" if policy == "priority" else policy).matmul
-    _, turns_alone = counted(0.4 * scale)
     rows = {}
     for n in SIZES:
         x = torch.randn(n, n)
@@ -77,6 +76,7 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
             alone = rate(call, 0.15 * scale)
             found = {"alone_us": 1e6 / alone, "twice": both(call, 0.2 * scale) / alone}
             for name, interval in INTERVALS.items():
+                _, turns_alone = counted(0.2 * scale)  # anew: a processor's speed changes
                 with torchgil.switch_interval(interval):
                     calls, turns = counted(0.4 * scale, call)
                 found |= {f"{name}_own": calls / alone, f"{name}_other": turns / turns_alone}

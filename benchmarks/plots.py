@@ -29,6 +29,7 @@ def main() -> None:
     pictures.budgets(measure(results), images / "benchmarks.png")
     on_cuda = results["cuda"]
     pictures.cuda(on_cuda["rows"], ON_CUDA, on_cuda["machine"]["gpu"], images / "cuda.png")
+    pictures.crossover(results["crossover"]["rows"], images / "crossover.png")
     pictures.dots(
         [
             (r["op"], r["speedup"], not r["op"].startswith(("held", "python")))

@@ -11,14 +11,13 @@ What is unfair: the busy thread only counts, so it never lets the GIL go of its 
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import harness
 import torch
-from bench_forward import Beside, merge
+from bench_forward import Beside, merge, throughput
 
 import torchgil
 
@@ -36,22 +35,6 @@ def rate(call: Callable[[], Any], seconds: float) -> float:
     return count / (now - begun)
 
 
-def both(call: Callable[[], Any], seconds: float) -> float:
-    """Calls per second of two threads together."""
-    start, rates = threading.Barrier(2), []
-
-    def work() -> None:
-        start.wait()
-        rates.append(rate(call, seconds))
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(rates)
-
-
 def counted(seconds: float, call: Callable[[], Any] | None = None) -> tuple[float, float]:
     """Calls per second, 0 without a call, and the turns per second of a busy thread beside them."""
     with Beside(monitor=False) as busy:
@@ -64,6 +47,7 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     policy, scale = configuration["policy"], configuration["scale"]
     matmul = getattr(torchgil, "released" if policy == "priority" else policy).matmul
+    counted(5 * scale)  # here a process's Python threads are slower in its first seconds
     rows = {}
     for n in SIZES:
         x = torch.randn(n, n)
@@ -74,7 +58,10 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
         def figures(call: Callable[[], Any] = call) -> dict[str, float]:
             rate(call, 0.05 * scale)
             alone = rate(call, 0.15 * scale)
-            found = {"alone_us": 1e6 / alone, "twice": both(call, 0.2 * scale) / alone}
+            found = {
+                "alone_us": 1e6 / alone,
+                "twice": throughput(lambda x: matmul(x, x), [(x,)], 2, 0.2 * scale) / alone,
+            }
             for name, interval in INTERVALS.items():
                 _, turns_alone = counted(0.2 * scale)  # anew: a processor's speed changes
                 with torchgil.switch_interval(interval):

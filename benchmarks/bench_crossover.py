@@ -2,8 +2,8 @@
 
 One process makes matmuls of many sizes under one policy (held, released, adaptive, or released in a block of
 `gil_priority()`): alone; beside a thread that is busy in Python, at a switch interval of 5 ms and of 100 us;
-and beside a second thread that makes the same calls. What both threads do is added up, each as a share of
-what it does alone: 1 is what one core does, 2 what two do. Intra-op threads: 1.
+and from two threads (not with priority, which both would have). What both threads do is added up, each as a
+share of what it does alone: 1 is what one core does, 2 what two do. Intra-op threads: 1.
 
 What is unfair: the busy thread only counts, so it never lets the GIL go of its own accord; most programs do.
 """
@@ -47,31 +47,27 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     policy, scale = configuration["policy"], configuration["scale"]
     matmul = getattr(torchgil, "released" if policy == "priority" else policy).matmul
-    counted(5 * scale)  # here a process's Python threads are slower in its first seconds
-    rows = {}
-    for n in SIZES:
-        x = torch.randn(n, n)
 
-        def call(x: torch.Tensor = x) -> None:
+    def figures(x: torch.Tensor) -> dict[str, float]:
+        def call() -> None:
             matmul(x, x)
 
-        def figures(call: Callable[[], Any] = call) -> dict[str, float]:
-            rate(call, 0.05 * scale)
-            alone = rate(call, 0.15 * scale)
-            found = {
-                "alone_us": 1e6 / alone,
-                "twice": throughput(lambda x: matmul(x, x), [(x,)], 2, 0.2 * scale) / alone,
-            }
-            for name, interval in INTERVALS.items():
-                _, turns_alone = counted(0.2 * scale)  # anew: a processor's speed changes
-                with torchgil.switch_interval(interval):
-                    calls, turns = counted(0.4 * scale, call)
-                found |= {f"{name}_own": calls / alone, f"{name}_other": turns / turns_alone}
-                found[name] = found[f"{name}_own"] + found[f"{name}_other"]
-            return found
+        rate(call, 0.05 * scale)
+        alone = rate(call, 0.15 * scale)
+        found = {"alone_us": 1e6 / alone}
+        if policy != "priority":  # it is the calling thread's, and of two that have it neither has it
+            found["twice"] = throughput(matmul, [(x, x)], 2, 0.2 * scale) / alone
+        for name, interval in INTERVALS.items():
+            _, turns_alone = counted(0.2 * scale)  # anew: a processor's speed changes
+            with torchgil.switch_interval(interval):
+                calls, turns = counted(0.4 * scale, call)
+            found |= {f"{name}_own": calls / alone, f"{name}_other": turns / turns_alone}
+            found[name] = found[f"{name}_own"] + found[f"{name}_other"]
+        return found
 
-        rows[str(n)] = torchgil.gil_priority()(figures)() if policy == "priority" else figures()
-    return rows
+    counted(5 * scale)  # here a process's Python is slower in its first seconds
+    measured = torchgil.gil_priority()(figures) if policy == "priority" else figures
+    return {str(n): measured(torch.randn(n, n)) for n in SIZES}
 
 
 def parent(options: argparse.Namespace) -> None:
@@ -84,7 +80,8 @@ def parent(options: argparse.Namespace) -> None:
         print(f"\n{name:12}" + "".join(f"{policy:>10}" for policy in POLICIES))
         for n in map(str, SIZES):
             alone = table["held"][n]["alone_us"]["median"]
-            print(f"{alone:9.1f} us" + "".join(f"{table[p][n][name]['median']:10.2f}" for p in POLICIES))
+            shares = (table[policy][n].get(name, {}).get("median", float("nan")) for policy in POLICIES)
+            print(f"{alone:9.1f} us" + "".join(f"{share:10.2f}" for share in shares))
     print(f"-> {path}")
 
 

@@ -72,7 +72,9 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
     figure, panels = _subplots(1, 3, 6, sharey=True)
     for axes, (which, title) in zip(panels, titles.items(), strict=True):
         for policy, sizes in table.items():
-            ops = list(sizes.values())
+            ops = [op for op in sizes.values() if which in op]
+            if not ops:
+                continue
             x = [table["held"][n]["alone_us"]["median"] for n in sizes]
             spreads = [[op[which][end] for op in ops] for end in ("min", "median", "max")]
             name = "released, gil_priority()" if policy == "priority" else policy
@@ -87,7 +89,7 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
         _title(axes, title)
     panels[0].set_ylabel("done by both threads, in shares\nof what each does alone")
     panels[0].set_ylim(0, 2.3)
-    panels[2].legend(frameon=False, fontsize=8, loc="lower right")
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
 
 

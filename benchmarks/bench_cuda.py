@@ -1,8 +1,8 @@
 """A model on a GPU beside a busy Python thread: how late is its answer, and what mends it?
 
 An op on a GPU is only queued, but each one queued lets the GIL go and must get it back. One process makes one
-model in one way (a row) and calls it, from queueing to the answer on the host (`.cpu()`): alone, beside one
-busy Python thread, and from two threads with a stream each. "queued" is the time until the call returns.
+model in one way (a row) and calls it, from queueing to the answer on the host (`.cpu()`): alone, and beside
+one busy Python thread. "queued" is the time until the call returns.
 
 What is unfair: `torch.compile` fuses operators, `reduce-overhead` replays a CUDA graph in addition.
 Not part of `make bench` where there is no CUDA device.
@@ -11,7 +11,6 @@ Not part of `make bench` where there is no CUDA device.
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,26 +52,6 @@ def answered(call: Call, x: torch.Tensor, seconds: float, least: int = 20) -> di
     return times
 
 
-def from_two_threads(call: Call, x: torch.Tensor, seconds: float) -> float:
-    """Answers per second of two threads, each on a stream of its own."""
-    start, counts = threading.Barrier(2), []
-
-    def work() -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
-            answered(call, x, 0)
-            start.wait()
-            began = time.perf_counter()
-            done = len(answered(call, x, seconds)["queued"])
-            counts.append(done / (time.perf_counter() - began))
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts)
-
-
 def child(configuration: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     row, scale = configuration["row"], configuration["scale"]
@@ -93,8 +72,6 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     }
     figures["busy_answered_max_s"] = max(beside["answered"])
     figures["busy_loops_per_s"] = turns
-    if row != "compile_graphs":  # a captured graph has its buffers for one caller
-        figures["two_threads_per_s"] = from_two_threads(call, x, 1 * scale)
     return figures
 
 
@@ -108,14 +85,12 @@ def parent(options: argparse.Namespace) -> None:
     table = {row: merge(rounds) for row, rounds in results.items()}
     path = harness.save("cuda", table, options.json)
     print(f"{torch.cuda.get_device_name()}: 4-layer transformer, [{BATCH}, {LENGTH}, 128]; p50, ms")
-    print(f"{'':16}{'queued':>9}{'answered':>10}{'beside a busy thread':>22}{'two threads/s':>15}")
+    print(f"{'':16}{'queued':>9}{'answered':>10}{'beside a busy thread':>22}")
     for row, figures in table.items():
-        two = figures.get("two_threads_per_s")
         print(
             f"{row:16}{figures['alone_queued_p50_s']['median'] * 1e3:9.2f}"
             f"{figures['alone_answered_p50_s']['median'] * 1e3:10.2f}"
             f"{figures['busy_answered_p50_s']['median'] * 1e3:22.2f}"
-            + (f"{two['median']:15.0f}" if two else f"{'-':>15}")
         )
     print(f"-> {path}")
 

@@ -33,7 +33,7 @@ def busy(ways: Mapping[str, Any], titles: Mapping[str, str], path: Path) -> None
     for at, way in enumerate(reversed(shown)):
         colour, ticks = COLOURS.get(way, EAGER), ways[way]["ticks_per_second"]["median"]
         right.barh(at, ticks, color=colour, height=0.5)
-        _beside(right, f"{ticks:,.0f}", ticks, at, colour)
+        _label(right, f"{ticks:,.0f}", ticks, at, colour)
     _title(left, "A forward alone (open) and beside one busy Python thread (filled)")
     _title(right, "what others get")
     right.set_xlabel("turns per second")
@@ -107,7 +107,7 @@ def dots(
         colour = RELEASED if ours else EAGER
         axes.plot([spread["min"], spread["max"]], [at, at], color=colour, linewidth=3, alpha=0.4)
         axes.plot(spread["median"], at, "o", color=colour, markersize=8)
-        _beside(axes, f"{spread['median']:.{digits}f}x", spread["max"], at, colour)
+        _label(axes, f"{spread['median']:.{digits}f}x", spread["max"], at, colour)
     axes.set_yticks(range(len(rows)), [name.replace("`", "") for name, _, _ in reversed(rows)])
     at, name = limit
     axes.axvline(at, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
@@ -140,7 +140,7 @@ def _alone_and_beside(axes: Any, rows: Sequence[tuple[str, Extremes, Extremes, s
         axes.plot(alone, at, "o", color=colour, markerfacecolor="white", markersize=8)
         axes.plot(beside, at, "o", color=colour, markersize=8)
         text = f"{beside:,.{0 if beside >= 9.95 else 1 if beside >= 0.95 else 2}f} ms"
-        _beside(axes, text, max(alone, beside), at, colour, 9)
+        _label(axes, text, max(alone, beside), at, colour, 9)
     axes.set_yticks(range(len(rows)), [title.replace("`", "") for title, *_ in reversed(rows)])
     axes.set_xscale("log")
     ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
@@ -156,7 +156,7 @@ def _alone_and_beside(axes: Any, rows: Sequence[tuple[str, Extremes, Extremes, s
     )
 
 
-def _beside(axes: Any, text: str, x: float, y: float, colour: str, gap: int = 6) -> None:
+def _label(axes: Any, text: str, x: float, y: float, colour: str, gap: int = 6) -> None:
     axes.annotate(text, (x, y), (gap, 0), textcoords="offset points", va="center", color=colour)
 
 

@@ -285,24 +285,34 @@ ON_CUDA = {
 def cuda_rows(rows: Any) -> list[str]:
     lines = [
         "| from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
-        "| its loops/s | two threads, alone |",
-        "|---|" + "--:|" * 5,
+        "| its loops/s |",
+        "|---|" + "--:|" * 4,
     ]
     for row, title in ON_CUDA.items():
         figures = rows[row]
-        two = cell(figures, "two_threads_per_s", 1, 0)
         cells = [
             f"{cell(figures, 'alone_answered_p50_s', 1e3, 2)} ms",
             milliseconds(figures["busy_answered_p50_s"]["median"]),
             milliseconds(figures["busy_answered_max_s"]["median"]),
             f"{cell(figures, 'busy_loops_per_s', 1e-6, 1)} M",
-            f"{two}/s" if two else "",
         ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 
+def cuda_sentence(rows: Any) -> list[str]:
+    def ms(row: str, when: str) -> str:
+        return milliseconds(rows[row][f"{when}_answered_p50_s"]["median"])
+
+    return [
+        f"On an H200 the same model answers in {ms('eager', 'alone')} alone and in {ms('eager', 'busy')} beside "
+        f"the busy thread; with `gil_priority()` in {ms('priority', 'busy')}, `nogil` in such a block in "
+        f"{ms('nogil_priority', 'busy')} ([docs/gil_priority.md](docs/gil_priority.md#on-a-gpu))."
+    ]
+
+
 TABLES = {
+    "cuda: sentence": cuda_sentence,
     "cuda": cuda_rows,
     "priority: works": priority_works_rows,
     "priority: crowds": priority_crowds_rows,

@@ -305,9 +305,9 @@ def cuda_sentence(rows: Any) -> list[str]:
         return milliseconds(rows[row][f"{when}_answered_p50_s"]["median"])
 
     return [
-        f"On an H200 the same model answers in {ms('eager', 'alone')} alone and in {ms('eager', 'busy')} beside "
-        f"the busy thread; with `gil_priority()` in {ms('priority', 'busy')}, `nogil` in such a block in "
-        f"{ms('nogil_priority', 'busy')} ([docs/gil_priority.md](docs/gil_priority.md#on-a-gpu))."
+        f"On an H200 the same model answers in {ms('eager', 'alone')} alone and in {ms('eager', 'busy')} "
+        f"beside the busy thread; with `gil_priority()` in {ms('priority', 'busy')}, `nogil` in such a block "
+        f"in {ms('nogil_priority', 'busy')} ([docs/gil_priority.md](docs/gil_priority.md#on-a-gpu))."
     ]
 
 

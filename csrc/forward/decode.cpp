@@ -129,11 +129,13 @@ Program::Code decode_code(const py::list& encoded, Program& program) {
         schema = &instruction.op->schema();
       }
       const py::sequence operands = fields["operands"];
+      const size_t wanted =
+          schema ? schema->arguments().size() : operands.size();
       TORCH_CHECK_VALUE(
-          !schema || operands.size() == schema->arguments().size(),
+          operands.size() == wanted,
           op,
           " takes ",
-          schema ? schema->arguments().size() : 0,
+          wanted,
           " arguments, got ",
           operands.size());
       size_t i = 0;

@@ -133,7 +133,7 @@ void Program::check(const Operand& operand, Live& live) {
       live[operand.index] = operand.kind == Operand::Kind::kSlot;
       break;
     case Operand::Kind::kInput:
-      num_inputs_ = std::max(num_inputs_, operand.index + 1);
+      num_inputs_ = std::max(num_inputs_, size_t{operand.index} + 1);
       break;
     case Operand::Kind::kConstant:
       TORCH_CHECK_VALUE(
@@ -162,15 +162,13 @@ void Program::check(const Code& code, Live& live) {
           ", which it has not");
     }
     const auto& outputs = instruction.outputs;
-    const bool one = !instruction.op || instruction.unpack;
-    const size_t results = one ? 1 : instruction.op->schema().returns().size();
+    // How many a list has that is unpacked, is known when it is there.
+    const size_t results = instruction.unpack ? outputs.size()
+        : instruction.op ? instruction.op->schema().returns().size()
+                         : 1;
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (outputs[i] >= 0) {
-        TORCH_CHECK_VALUE(
-            i < results || instruction.unpack,
-            instruction.name,
-            " has no result ",
-            i);
+        TORCH_CHECK_VALUE(i < results, instruction.name, " has no result ", i);
         live[outputs[i]] = true;
       }
     }
@@ -178,18 +176,21 @@ void Program::check(const Code& code, Live& live) {
 }
 
 void Program::set_code(Code code) {
-  code_ = std::move(code);
+  code_.clear(); // nothing runs of what is refused
+  outputs_.clear();
   num_slots_ = num_inputs_ = 0;
-  count_slots(code_);
+  count_slots(code);
   live_.assign(num_slots_, false);
-  check(code_, live_);
+  check(code, live_);
+  code_ = std::move(code);
 }
 
 void Program::set_outputs(std::vector<Operand> outputs) {
-  outputs_ = std::move(outputs);
-  for (const auto& output : outputs_) {
-    check(output, live_);
+  Live live = live_;
+  for (const auto& output : outputs) {
+    check(output, live);
   }
+  outputs_ = std::move(outputs);
 }
 
 IValue Program::read(const Operand& operand, Frame& frame) const {

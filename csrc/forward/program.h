@@ -118,8 +118,8 @@ class Program {
   };
 
   uint32_t num_slots_ = 0;
-  uint32_t num_inputs_ = 0; // that are read
-  Live live_;               // at the end of the code
+  size_t num_inputs_ = 0; // that are read
+  Live live_;             // at the end of the code
   std::vector<c10::IValue> constants_;
   std::vector<List> lists_;
   std::unordered_set<const void*> weight_storages_;

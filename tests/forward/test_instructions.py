@@ -142,6 +142,23 @@ def test_code_that_could_not_run_is_refused(code: Any, outputs: Any, error: str)
         graph_of(code, outputs)
 
 
+def test_nothing_runs_of_what_is_refused() -> None:
+    graph = graph_of([step()], [("last", 0)])
+    with pytest.raises(ValueError, match="no weight 3"):
+        graph.set_code([step(operands=[("weight", 3)])])
+    assert graph.run([]) == []
+    graph.set_code([step()])
+    with pytest.raises(ValueError, match="slot 9 is read"):
+        graph.set_outputs([("last", 0), ("slot", 9)])
+    graph.set_outputs([("last", 0)])
+    graph.set_outputs([("last", 0)])
+
+
+def test_an_input_of_any_number_is_counted() -> None:
+    with pytest.raises(ValueError, match="too few inputs"):
+        graph_of([step(operands=[("input", 2**32 - 1)])], [("last", 0)]).run([])
+
+
 def test_too_few_inputs_and_operands_are_errors_of_the_call() -> None:
     with pytest.raises(ValueError, match="too few inputs"):
         graph_of([step()], [("last", 0)]).run([])

@@ -120,12 +120,8 @@ class BuildAndRecord(BuildExtension):
     def run(self) -> None:
         super().run()
         built = Path(self.get_ext_fullpath("torchgil._C"))
-        if sys.platform == "linux" and b"libstdc++.so" not in built.read_bytes():
-            # Two C++ libraries in one process, torch's and this, crash at the first number in a message.
-            raise SystemExit(
-                "the C++ compiler links its own libstdc++ into extensions, and torch has another: name one "
-                "that links the system's, such as CXX=/usr/bin/g++"
-            )
+        if message := SUPPORT["compiler_objection"](built):
+            raise SystemExit(message)
         package = built.parent
         package.mkdir(parents=True, exist_ok=True)
         (package / "_built_for.py").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ def queue_products(n: int = 8192, count: int = 8) -> Tensor:
     for _ in range(count):
         result = torch.mm(x, result)
     return result
+
+
+def call_on_streams_of_their_own(check: Callable[[], None], threads: int = 4, calls: int = 50) -> None:
+    """What is checked compares on the stream that it was queued on, and so waits for it."""
+
+    def work(_: int) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(calls):
+                check()
+
+    torch.cuda.synchronize()
+    in_threads(work, threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,15 +130,7 @@ def test_weights_are_shared_and_threads_with_a_stream_each_agree() -> None:
     forward = torchgil.nogil(model, (x,))
     want = forward(x)
 
-    def work(_: int) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
-            for _ in range(50):
-                got = forward(x)
-                torch.cuda.current_stream().synchronize()
-                assert_same(got, want)
-
-    torch.cuda.synchronize()
-    in_threads(work, 4)
+    call_on_streams_of_their_own(lambda: assert_same(forward(x), want))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -156,16 +161,7 @@ def test_packages_run_there_and_say_what_they_were_compiled_for(tmp_path: Path) 
         package(x.cpu())
     again = torchgil.load_package(package.path)
     want = again(x)
-
-    def work(_: int) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
-            for _ in range(20):
-                got = again(x)
-                torch.cuda.current_stream().synchronize()
-                torch.testing.assert_close(got, want)
-
-    torch.cuda.synchronize()
-    in_threads(work, 4)
+    call_on_streams_of_their_own(lambda: torch.testing.assert_close(again(x), want))
 
 
 def test_a_batcher_serves_it() -> None:

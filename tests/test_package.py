@@ -11,6 +11,7 @@ import pytest
 
 import torchgil
 
+from .compiling import compile_extension, needs_compiler
 from .conftest import run_in_child as run_in_warm_child
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +164,18 @@ def test_the_build_says_the_same(version, text, tmp_path):
         check=False,
     )
     assert text in child.stderr
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another C++ library")
+def test_a_compiler_that_links_its_own_cpp_library_is_refused(tmp_path):
+    from torchgil._support import compiler_objection
+
+    source = tmp_path / "says.cpp"
+    source.write_text("#include <iostream>\nvoid says(int n) { std::cout << n; }\n")
+    assert compiler_objection(compile_extension(source)) is None
+    own = compile_extension(source, "-static-libstdc++")
+    assert "CXX=/usr/bin/g++" in compiler_objection(own)
 
 
 def test_what_is_supported_is_what_was_tried_and_the_readme_names_each_pair():

@@ -1,4 +1,4 @@
-"""Which torch and Python torchgil is for, and its only place.
+"""Which torch, Python and compiler torchgil is for, and its only place.
 
 setup.py runs this file by its path, before the package can be imported: it imports nothing of it.
 """
@@ -6,8 +6,10 @@ setup.py runs this file by its path, before the package can be imported: it impo
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
-__all__ = ["NEWEST_TORCH", "OLDEST_TORCH", "objection", "series", "untried"]
+__all__ = ["NEWEST_TORCH", "OLDEST_TORCH", "compiler_objection", "objection", "series", "untried"]
 
 OLDEST_TORCH = (2, 9)
 NEWEST_TORCH = (2, 15)  # that the suite was run with; docs/compatibility.md has each
@@ -53,6 +55,19 @@ def untried(torch_version: str) -> str | None:
     return (
         f"torchgil was tried with torch {_text(OLDEST_TORCH)} to {_text(NEWEST_TORCH)}, not with "
         f"{torch_version}: it may work, and its tests would tell"
+    )
+
+
+def compiler_objection(extension: Path) -> str | None:
+    """Why an extension that a compiler made does not run in torch's process; None where it does.
+
+    Two C++ libraries in one process, torch's and its own, crash at the first number in a message.
+    """
+    if sys.platform != "linux" or b"libstdc++.so" in extension.read_bytes():
+        return None
+    return (
+        "the C++ compiler links its own libstdc++ into extensions, and torch has another: name one that "
+        "links the system's, such as CXX=/usr/bin/g++"
     )
 
 

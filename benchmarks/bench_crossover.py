@@ -39,7 +39,11 @@ def counted(seconds: float, call: Callable[[], Any] | None = None) -> tuple[floa
     """Calls per second, 0 without a call, and the turns per second of a busy thread beside them."""
     with Beside(monitor=False) as busy:
         turns, begun = busy.ticks, time.perf_counter()
-        calls = rate(call, seconds) if call else (time.sleep(seconds), 0.0)[1]
+        calls = 0.0
+        if call is None:
+            time.sleep(seconds)
+        else:
+            calls = rate(call, seconds)
         return calls, (busy.ticks - turns) / (time.perf_counter() - begun)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,18 @@ FORWARDS = {
 }
 
 
+def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    names = heads.split("|")
+    return [line([name.strip() for name in names]), "|---|" + "--:|" * (len(names) - 1), *map(line, rows)]
+
+
 def forward_rows(rows: Any) -> list[str]:
-    lines = [
-        "| | p50 alone | two threads | p50 beside a busy Python thread | with a 100 us switch interval "
-        "| a monitor's ticks/s |",
-        "|---|" + "--:|" * 5,
-    ]
+    lines = []
     for way, title in FORWARDS.items():
         if way not in rows["table"]["transformer"]:
             continue  # measured with --rows
@@ -138,8 +144,12 @@ def forward_rows(rows: Any) -> list[str]:
             f"{cell(figures, 'busy_100us_p50_s', 1e3, 1)} ms",
             cell(figures, "ticks_per_second", 1, 0),
         ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
+        lines.append([title, *cells])
+    return table(
+        "| p50 alone | two threads | p50 beside a busy Python thread | with a 100 us switch interval "
+        "| a monitor's ticks/s",
+        lines,
+    )
 
 
 BATCHING = {
@@ -159,24 +169,24 @@ BATCHING = {
 
 def batching_rows(rows: Any) -> list[str]:
     found = {r["row"]: r for r in rows}
-    lines = ["| | |", "|---|--:|"]
+    lines = []
     for name, title in BATCHING.items():
         ratio = found[name]["ratio"]
-        lines.append(f"| {title} | {ratio['median']:.1f}x ({ratio['min']:.1f} to {ratio['max']:.1f}) |")
+        lines.append([title, f"{ratio['median']:.1f}x ({ratio['min']:.1f} to {ratio['max']:.1f})"])
     for way, title in (
         ("submit", "a lone request, over the direct call, p50"),
         ("executor", "the same through a bare `ThreadPoolExecutor`"),
     ):
         added = found["lone request"][f"{way}_added_p50_us"]
-        lines.append(f"| {title} | +{added['median']:.0f} us ({added['min']:.0f} to {added['max']:.0f}) |")
-    return lines
+        lines.append([title, f"+{added['median']:.0f} us ({added['min']:.0f} to {added['max']:.0f})"])
+    return table("|", lines)
 
 
 def compare_rows(rows: Any) -> list[str]:
-    lines = ["| | start s | req/s | p50 ms | p99 ms | PSS MB |", "|---|" + "--:|" * 5]
+    lines = []
     for r in rows:
         if "error" in r:
-            lines.append(f"| {r['name']} | failed |{' |' * 4}")
+            lines.append([r["name"], "failed", *[""] * 4])
             continue
         rate = r["requests_per_s"]
         cells = [
@@ -186,18 +196,18 @@ def compare_rows(rows: Any) -> list[str]:
             cell(r, "p99_s", 1e3, 0),
             cell(r, "pss_mb", 1, 0),
         ]
-        lines.append(f"| {r['name']} | {' | '.join(cells)} |")
-    return lines
+        lines.append([r["name"], *cells])
+    return table("| start s | req/s | p50 ms | p99 ms | PSS MB", lines)
 
 
 def pool_workers_rows(rows: Any) -> list[str]:
-    lines = ["| workers x intra-op threads | forwards/s | processor time of each |", "|---|--:|--:|"]
+    lines = []
     for r in rows:
         if "forwards_per_s" in r:
             rate, cpu = r["forwards_per_s"], r["cpu_ms"]
             low_to_high = f"({rate['min']:.0f} to {rate['max']:.0f})"
-            lines.append(f"| {r['row']} | {rate['median']:.0f} {low_to_high} | {cpu['median']:.1f} ms |")
-    return lines
+            lines.append([r["row"], f"{rate['median']:.0f} {low_to_high}", f"{cpu['median']:.1f} ms"])
+    return table("workers x intra-op threads | forwards/s | processor time of each", lines)
 
 
 def pool_interval_rows(rows: Any) -> list[str]:
@@ -209,28 +219,22 @@ def pool_interval_rows(rows: Any) -> list[str]:
         "busy, 0.01 ms": "10 us",
         "alone": "nobody busy",
     }
-    lines = [
-        "| switch interval | eager | busy thread | `nogil` | busy thread |",
-        "|---|" + "--:|" * 4,
-    ]
+    lines = []
     for row, title in titles.items():
         cells = []
         for way in ("eager", "nogil"):
             r = found[f"{way}, {row}"]
             loops = r["loops_per_s"]["median"]
             cells += [f"{r['p50_ms']['median']:.1f} ms", f"{loops / 1e6:.1f} M/s" if loops else ""]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
+        lines.append([title, *cells])
+    return table("switch interval | eager | busy thread | `nogil` | busy thread", lines)
 
 
 def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable[..., str]) -> list[str]:
     """Each wanted work alone and beside busy threads, in every way, and what is left to those."""
     ways = {"plain": "", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
-    lines = [
-        "| | alone | beside the busy | " + " | ".join(f"{t}" for t in list(ways.values())[1:])
-        + " | the busy keep: | " + " | ".join(list(ways.values())[1:]) + " |",
-        "|---|" + "--:|" * 7,
-    ]  # fmt: skip
+    mends = " | ".join(name for name in ways.values() if name)
+    lines = []
     for work, workers, busy in wanted:
         of = {
             r["way"]: r
@@ -241,8 +245,8 @@ def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable
         keep = [of[way]["busy_per_s"]["median"] / of[way]["busy_alone_per_s"]["median"] for way in ways]
         cells = [milliseconds(of["plain"]["alone_p50_s"]["median"]), *map(milliseconds, p50)]
         cells += [f"{share:.0%}" for share in keep]
-        lines.append(f"| {title(work, workers, busy)} | {' | '.join(cells)} |")
-    return lines
+        lines.append([title(work, workers, busy), *cells])
+    return table(f"| alone | beside the busy | {mends} | the busy keep: | {mends}", lines)
 
 
 def milliseconds(seconds: float) -> str:
@@ -283,11 +287,7 @@ ON_CUDA = {
 
 
 def cuda_rows(rows: Any) -> list[str]:
-    lines = [
-        "| from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
-        "| its loops/s |",
-        "|---|" + "--:|" * 4,
-    ]
+    lines = []
     for row, title in ON_CUDA.items():
         figures = rows[row]
         cells = [
@@ -296,8 +296,12 @@ def cuda_rows(rows: Any) -> list[str]:
             milliseconds(figures["busy_answered_max_s"]["median"]),
             f"{cell(figures, 'busy_loops_per_s', 1e-6, 1)} M",
         ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
+        lines.append([title, *cells])
+    return table(
+        "from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
+        "| its loops/s",
+        lines,
+    )
 
 
 def cuda_sentence(rows: Any) -> list[str]:

@@ -70,15 +70,16 @@ class TestIntraOpThreads:
             """
             import os, torch, torchgil
             def threads():
-                return len(os.listdir("/proc/self/task"))
+                return set(os.listdir("/proc/self/task"))  # a joined one stays for a moment
             a = torch.randn(600, 600)
             with torchgil.intra_op_threads(1):
                 before = threads()
                 a @ a; a + a; a.sum()
-                assert threads() == before, (threads(), before)
+                assert threads() <= before, (threads(), before)
             with torchgil.intra_op_threads(3):
+                before = threads()
                 torch.randn(3_000_000).add_(1)
-                assert threads() >= before + 2, (threads(), before)  # the positive control
+                assert len(threads() - before) >= 2, (threads(), before)  # the positive control
             """
         )
 

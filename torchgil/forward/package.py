@@ -159,14 +159,10 @@ def _inspect(path: Path) -> dict[str, str]:
     """The package's metadata, after making sure that it is one and fits this machine."""
     if not path.is_file():
         raise FileNotFoundError(f"load_package: there is no file {str(path)!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"load_package: {str(path)!r} is no complete .pt2 package (not a zip archive, or cut short); "
-            "copy it again, or make it with torch._inductor.aoti_compile_and_package"
-        )
     if found := damage(path):
         raise ValueError(
-            f"load_package: {str(path)!r} is damaged: {found}; copy it again, or compile it anew"
+            f"load_package: {str(path)!r} is no .pt2 package, or damaged: {found}; copy it again, or make "
+            "it anew with torch._inductor.aoti_compile_and_package"
         )
     with zipfile.ZipFile(path) as archive:
         # torch names the archive's one top folder after the file

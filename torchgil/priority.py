@@ -36,7 +36,7 @@ def gil_priority() -> GilPriority:
 
     The first block of the process redirects calls inside the interpreter and loaded objects, some
     milliseconds; they stay redirected, and cost threads without priority some nanoseconds per
-    release. After that a block costs a microsecond or two.
+    release. After that a block costs less than a microsecond.
 
     Returns:
         A context manager that is a decorator as well, and may be used again.

@@ -3,7 +3,8 @@
 
 #include "priority/priority.h"
 
-#include <stdexcept>
+#include <memory>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -15,41 +16,86 @@ namespace {
 
 /// What gil_priority() returns, but for being a decorator: the blocks that it
 /// has open, each with the thread that entered it. GIL: held throughout.
-class Blocks {
- public:
-  void enter() {
-    open_.emplace_back(std::this_thread::get_id(), priority::enter());
-  }
-
-  // This thread's last one; any, where a generator ends on another thread than
-  // it began on.
-  void leave() {
-    if (open_.empty()) {
-      throw std::runtime_error("gil_priority: no block is open");
-    }
-    const auto here = std::this_thread::get_id();
-    auto block = open_.end() - 1;
-    for (auto at = open_.rbegin(); at != open_.rend(); ++at) {
-      if (at->first == here) {
-        block = at.base() - 1;
-        break;
-      }
-    }
-    priority::leave(block->second);
-    open_.erase(block);
-  }
-
- private:
-  std::vector<std::pair<std::thread::id, priority::Depth>> open_;
+///
+/// A type of the interpreter's own: making one of pybind11's, entering and
+/// leaving it takes 1.2 us, this one 0.3.
+struct Blocks {
+  PyObject_HEAD std::vector<std::pair<std::thread::id, priority::Depth>> open;
 };
+
+PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
+  auto* self = reinterpret_cast<Blocks*>(type->tp_alloc(type, 0));
+  if (self) {
+    std::construct_at(&self->open);
+  }
+  return reinterpret_cast<PyObject*>(self);
+}
+
+void destroy(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  std::destroy_at(&reinterpret_cast<Blocks*>(self)->open);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyObject* enter(PyObject* self, PyObject*) {
+  auto& open = reinterpret_cast<Blocks*>(self)->open;
+  try {
+    open.reserve(open.size() + 1);
+    open.emplace_back(std::this_thread::get_id(), priority::enter());
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+  Py_RETURN_NONE;
+}
+
+// This thread's last one; any, where a generator ends on another thread than
+// it began on.
+PyObject* leave(PyObject* self, PyObject* const*, Py_ssize_t) {
+  auto& open = reinterpret_cast<Blocks*>(self)->open;
+  if (open.empty()) {
+    PyErr_SetString(PyExc_RuntimeError, "gil_priority: no block is open");
+    return nullptr;
+  }
+  const auto here = std::this_thread::get_id();
+  auto block = open.end() - 1;
+  for (auto at = open.rbegin(); at != open.rend(); ++at) {
+    if (at->first == here) {
+      block = at.base() - 1;
+      break;
+    }
+  }
+  priority::leave(block->second);
+  open.erase(block);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"__enter__", enter, METH_NOARGS, nullptr},
+    {"__exit__",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(leave)),
+     METH_FASTCALL,
+     nullptr},
+    {}};
+
+PyType_Slot slots[] = {
+    {Py_tp_new, reinterpret_cast<void*>(make)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(destroy)},
+    {Py_tp_methods, methods},
+    {}};
+
+PyType_Spec blocks = {
+    "torchgil._C.PriorityBlocks",
+    sizeof(Blocks),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    slots};
 
 } // namespace
 
 void register_priority(py::module_& m) {
-  py::class_<Blocks>(m, "PriorityBlocks")
-      .def(py::init<>())
-      .def("__enter__", &Blocks::enter)
-      .def("__exit__", [](Blocks& blocks, const py::args&) { blocks.leave(); });
+  m.attr("PriorityBlocks") =
+      py::reinterpret_steal<py::object>(PyType_FromSpec(&blocks));
   m.def("priority_unavailable", &priority::redirect_wait);
   m.def("has_priority", &priority::has_priority);
   m.def("priority_answers", &priority::answers);

@@ -56,7 +56,7 @@ class RowQueue:
         return self.requests < self._max_requests
 
     def push(self, request: Request) -> bool:
-        """Append `request`; True where a batch is due now, without waiting for the delay."""
+        """Append `request`; True where with it a batch became due, without waiting for the delay."""
         group = self._groups.get(request.key)
         if group is None:
             group = self._groups[request.key] = _Group(request.key)
@@ -65,7 +65,7 @@ class RowQueue:
         group.rows += request.rows
         self.rows += request.rows
         self.requests += 1
-        return group.rows >= self._max_batch_rows or self.requests >= self._max_requests
+        return group.rows - request.rows < self._max_batch_rows <= group.rows or self.requests >= self._max_requests
 
     def block(self, request: Request) -> None:
         """Let `request` wait for room."""

@@ -15,6 +15,10 @@ Question 3: what share of a core the watchdog's threads take, by the kernel's ow
 (Linux), and how often it asks for the GIL: in a process that sleeps, in one that runs the
 forward, and in one that is busy in Python.
 
+Question 4: where the time goes that a traced op takes more: what torch itself takes to call an
+observer that does nothing, two reads of the clock, the question whether the GIL is held, the op's
+name; the rest is the record. Views of views, called from C++.
+
 Rows "none" (the tool is nothing) and "after a trace" (one was run, and ended, before the
 blocks with it) show the noise, and what is left behind. Unfair: torch.profiler sees no
 GIL, py-spy and gilknocker see no op; py-spy works in a process of its own, on the second
@@ -27,6 +31,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +166,8 @@ def child(configuration: dict[str, Any]) -> Any:
         return _forward_ratio(configuration["tool"], configuration["blocks"])
     if configuration["question"] == "watchdog":
         return _watchdog_share(configuration["program"], configuration["seconds"])
+    if configuration["question"] == "op":
+        return _op_cost(configuration["folder"], configuration["blocks"])
     return _pair_cost(configuration["blocks"])
 
 
@@ -220,6 +227,42 @@ def _pair_cost(blocks: int) -> dict[str, float]:
     }
 
 
+def _op_cost(folder: str, blocks: int) -> dict[str, float]:
+    """Nanoseconds that each part adds to an op; the least of the blocks, which take turns."""
+    import torch
+
+    import torchgil
+
+    sys.path.insert(0, folder)
+    import dispatch_cost
+
+    x, count = torch.zeros(4), 50_000
+
+    def traced() -> float:
+        with torchgil.trace(max_events=1_000_000):
+            return float(dispatch_cost.seconds_per_view(x, count))
+
+    ways: dict[str, Callable[[], float]] = {
+        "untraced": lambda: dispatch_cost.seconds_per_view(x, count),
+        "observed": lambda: dispatch_cost.observed(x, count),
+        "clock": lambda: dispatch_cost.observed_clock(x, count),
+        "gil": lambda: dispatch_cost.observed_gil(x, count),
+        "name": lambda: dispatch_cost.observed_name(x, count),
+        "traced": traced,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(3 + 4 * blocks):
+        for name, way in ways.items():
+            times[name].append(way() * 1e9)
+    ns = {name: min(each) for name, each in times.items()}
+    parts = {
+        "observer_ns": ns["observed"] - ns["untraced"],
+        **{f"{name}_ns": ns[name] - ns["observed"] for name in ("clock", "gil", "name")},
+    }
+    added = ns["traced"] - ns["untraced"]
+    return {"op_ns": ns["untraced"], "added_ns": added, **parts, "record_ns": added - sum(parts.values())}
+
+
 def _watchdog_share(program: str, seconds: float) -> dict[str, float]:
     import torch
 
@@ -256,6 +299,9 @@ def parent(options: argparse.Namespace) -> None:
         tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
     }
     configurations["pair"] = {"question": "pair", "blocks": blocks}
+    folder = tempfile.TemporaryDirectory()
+    harness.compile_cpp("dispatch_cost.cpp", folder.name)
+    configurations["op"] = {"question": "op", "blocks": blocks, "folder": folder.name}
     programs = PROGRAMS if sys.platform == "linux" else ()
     for program in programs:
         configurations[program] = {
@@ -264,7 +310,8 @@ def parent(options: argparse.Namespace) -> None:
             "seconds": 1 if options.quick else 10,
         }
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
-    pairs = results.pop("pair")
+    folder.cleanup()
+    pairs, ops = results.pop("pair"), results.pop("op")
     shares = {program: results.pop(program) for program in programs}
     rows: list[dict[str, Any]] = [
         {
@@ -276,6 +323,7 @@ def parent(options: argparse.Namespace) -> None:
         for tool, rounds in results.items()
     ]
     rows.append({"question": "pair", **{key: harness.spread([p[key] for p in pairs]) for key in pairs[0]}})
+    rows.append({"question": "op", **{key: harness.spread([o[key] for o in ops]) for key in ops[0]}})
     for program, rounds in shares.items():
         share = {key: harness.spread([r[key] for r in rounds]) for key in rounds[0]}
         rows.append({"question": "watchdog", "program": program, **share})
@@ -293,6 +341,13 @@ def parent(options: argparse.Namespace) -> None:
                 f"the watchdog in a process that {row['program']}: {100 * share['median']:.2f} % of a core "
                 f"({100 * share['min']:.2f} to {100 * share['max']:.2f}), "
                 f"{knocks['median']:.1f} knocks a second"
+            )
+        elif row["question"] == "op":
+            ns = {key: value["median"] for key, value in row.items() if key.endswith("_ns")}
+            print(
+                f"an op of {ns['op_ns']:.0f} ns takes {ns['added_ns']:.0f} ns more traced: torch's calls of "
+                f"an observer {ns['observer_ns']:.0f}, two clock reads {ns['clock_ns']:.0f}, is the GIL held "
+                f"{ns['gil_ns']:.0f}, its name {ns['name_ns']:.0f}, the record {ns['record_ns']:.0f}"
             )
         else:
             added = row["added_ns"]

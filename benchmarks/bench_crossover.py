@@ -1,11 +1,13 @@
 """From what length of an op on does releasing the GIL pay?
 
 One process makes matmuls of many sizes under one policy (held, released, adaptive, or released in a block of
-`gil_priority()`): alone; beside a thread that is busy in Python, at a switch interval of 5 ms and of 100 us;
-and from two threads (not with priority, which both would have). What both threads do is added up, each as a
-share of what it does alone: 1 is what one core does, 2 what two do. Intra-op threads: 1.
+`gil_priority()`): alone; beside one thread that is busy in Python, at a switch interval of 5 ms and of
+100 us; beside two of them; and from two threads (not with priority, which both would have). What all of them
+do is added up, the calls as a share of what they are alone, the busy threads together as a share of what they
+do alone: 1 is what one core does, 2 what two do. Intra-op threads: 1.
 
-What is unfair: the busy thread only counts, so it never lets the GIL go of its own accord; most programs do.
+What is unfair: the busy threads only count, so they never let the GIL go of their own accord; most programs
+do.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torchgil
 
 POLICIES = ("held", "released", "adaptive", "priority")
 SIZES = (4, 24, 48, 80, 128, 192, 288, 416, 640)
-INTERVALS = {"busy_5ms": 0.005, "busy_100us": 1e-4}
+BESIDE = {"busy_5ms": (1, 0.005), "busy_100us": (1, 1e-4), "two_busy_5ms": (2, 0.005)}  # threads, interval
 
 
 def rate(call: Callable[[], Any], seconds: float) -> float:
@@ -35,9 +37,9 @@ def rate(call: Callable[[], Any], seconds: float) -> float:
     return count / (now - begun)
 
 
-def counted(seconds: float, call: Callable[[], Any] | None = None) -> tuple[float, float]:
-    """Calls per second, 0 without a call, and the turns per second of a busy thread beside them."""
-    with Beside(monitor=False) as busy:
+def counted(seconds: float, threads: int, call: Callable[[], Any] | None = None) -> tuple[float, float]:
+    """Calls per second, 0 without a call, and the turns per second of the busy threads beside them."""
+    with Beside(monitor=False, threads=threads) as busy:
         turns, begun = busy.ticks, time.perf_counter()
         calls = 0.0
         if call is None:
@@ -61,15 +63,15 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
         found = {"alone_us": 1e6 / alone}
         if policy != "priority":  # it is the calling thread's, and of two that have it neither has it
             found["twice"] = throughput(matmul, [(x, x)], 2, 0.2 * scale) / alone
-        for name, interval in INTERVALS.items():
-            _, turns_alone = counted(0.2 * scale)  # anew: a processor's speed changes
+        for name, (threads, interval) in BESIDE.items():
+            _, turns_alone = counted(0.2 * scale, threads)  # anew: a processor's speed changes
             with torchgil.switch_interval(interval):
-                calls, turns = counted(0.4 * scale, call)
+                calls, turns = counted(0.4 * scale, threads, call)
             found |= {f"{name}_own": calls / alone, f"{name}_other": turns / turns_alone}
             found[name] = found[f"{name}_own"] + found[f"{name}_other"]
         return found
 
-    counted(5 * scale)  # here a process's Python is slower in its first seconds
+    counted(5 * scale, 1)  # here a process's Python is slower in its first seconds
     measured = torchgil.gil_priority()(figures) if policy == "priority" else figures
     return {str(n): measured(torch.randn(n, n)) for n in SIZES}
 
@@ -80,7 +82,7 @@ def parent(options: argparse.Namespace) -> None:
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
     table = {policy: merge(rounds) for policy, rounds in results.items()}
     path = harness.save("crossover", table, options.json)
-    for name in (*INTERVALS, "twice"):
+    for name in (*BESIDE, "twice"):
         print(f"\n{name:12}" + "".join(f"{policy:>10}" for policy in POLICIES))
         for n in map(str, SIZES):
             alone = table["held"][n]["alone_us"]["median"]

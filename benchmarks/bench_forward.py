@@ -112,27 +112,34 @@ def throughput(call: Call, inputs: Sequence[Any], threads: int, seconds: float) 
 
 
 class Beside:
-    """A Python thread that is busy while one lives, or a monitor that wakes every 0.5 ms."""
+    """Python threads that are busy while one lives, or a monitor that wakes every 0.5 ms."""
 
-    def __init__(self, monitor: bool) -> None:
-        self.ticks = 0
+    def __init__(self, monitor: bool, threads: int = 1) -> None:
+        self._ticks = [0] * threads  # of each
         self._stop = False
         self._monitor = monitor
-        self._thread = threading.Thread(target=self._run)
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]
 
-    def _run(self) -> None:
+    @property
+    def ticks(self) -> int:
+        """What all of them did so far."""
+        return sum(self._ticks)
+
+    def _run(self, i: int) -> None:
         while not self._stop:
             if self._monitor:
                 time.sleep(0.0005)
-            self.ticks += 1
+            self._ticks[i] += 1
 
     def __enter__(self) -> Beside:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop = True
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
 
 def peak_memory(call: Call, inputs: Sequence[Any]) -> float | None:

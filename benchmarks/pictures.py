@@ -66,10 +66,11 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
     titles = {
         "busy_5ms": "beside a busy Python thread",
         "busy_100us": "the same, switch interval 100 us",
+        "two_busy_5ms": "beside two busy Python threads",
         "twice": "two threads that make these calls",
     }
     colours = {"held": HELD, "released": RELEASED, "adaptive": ADAPTIVE, "priority": PRIORITY}
-    figure, panels = _subplots(1, 3, 6, sharey=True)
+    figure, panels = _subplots(2, 2, 12, sharex=True, sharey=True)
     for axes, (which, title) in zip(panels, titles.items(), strict=True):
         for policy, sizes in table.items():
             ops = [op for op in sizes.values() if which in op]
@@ -85,9 +86,11 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
             axes.annotate(name, (3, share), (0, 2), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
         axes.set_xticks([10, 100, 1000, 10_000], ["10 us", "100 us", "1 ms", "10 ms"])
-        axes.set_xlabel("one matmul, alone")
         _title(axes, title)
-    panels[0].set_ylabel("done by both threads, in shares\nof what each does alone")
+    for axes in panels[2:]:
+        axes.set_xlabel("one matmul, alone")
+    for axes in panels[::2]:
+        axes.set_ylabel("done by all threads, in shares\nof what each does alone")
     panels[0].set_ylim(0, 2.3)
     panels[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
@@ -126,11 +129,12 @@ def _subplots(rows: int, columns: int, lines: float, **options: Any) -> Any:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        rows, columns, figsize=(10, 0.5 * lines + 1.1), layout="constrained", **options
+        rows, columns, figsize=(10, 0.5 * lines + 1.1), layout="constrained", squeeze=False, **options
     )
-    for each in axes if columns > 1 else [axes]:
+    panels = list(axes.flat)
+    for each in panels:
         each.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, panels if len(panels) > 1 else panels[0]
 
 
 def _alone_and_beside(axes: Any, rows: Sequence[tuple[str, Extremes, Extremes, str]]) -> None:

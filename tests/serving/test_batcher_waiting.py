@@ -52,6 +52,16 @@ def test_cancelling_one_item_leaves_the_rest_of_the_batch_alone_where_async_batc
     assert batcher.stats().cancelled == 1
 
 
+def test_a_batch_whose_requests_were_all_cancelled_lets_the_next_one_be_formed():
+    fn = Recorder(open_=False)
+    with torchgil.Batcher(fn, max_delay=3600, max_batch_size=1) as batcher:
+        running, cancelled, last = (batcher.submit(torch.ones(1, 1)) for _ in range(3))
+        fn.wait_entered()
+        assert cancelled.cancel()
+        fn.gate.set()
+        assert (running.result(60), last.result(60)) == (2, 2)
+
+
 def test_cancelling_a_task_whose_batch_runs_drops_its_result_alone():
     fn = Recorder(open_=False)
 

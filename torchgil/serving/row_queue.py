@@ -86,24 +86,28 @@ class RowQueue:
             group is due.
         """
         flush = flush or self.requests >= self._max_requests
+        while group := self._oldest_due(now_s, flush):
+            self._swept = False
+            popped, rows = [], 0
+            while group.requests and rows + group.requests[0].rows <= self._max_batch_rows:
+                request = group.requests.popleft()
+                popped.append(request)
+                if request.expires_s > now_s:
+                    rows += request.rows
+            taken = self._took(group, popped)
+            if taken:  # not all of them cancelled
+                late = [request for request in taken if request.expires_s <= now_s]
+                return [request for request in taken if request.expires_s > now_s] if late else taken, late
+        return [], []
+
+    def _oldest_due(self, now_s: float, flush: bool) -> _Group | None:
         oldest_due_s = now_s - self._max_delay_s
-        group, group_s = None, math.inf
-        for each in self._groups.values():
-            head_s = each.requests[0].submitted_s
-            if head_s < group_s and (flush or each.rows >= self._max_batch_rows or head_s <= oldest_due_s):
-                group, group_s = each, head_s
-        if group is None:
-            return [], []
-        popped, rows = [], 0
-        while group.requests and rows + group.requests[0].rows <= self._max_batch_rows:
-            request = group.requests.popleft()
-            popped.append(request)
-            if request.expires_s > now_s:
-                rows += request.rows
-        self._swept = False
-        taken = self._took(group, popped)
-        late = [request for request in taken if request.expires_s <= now_s]
-        return [request for request in taken if request.expires_s > now_s] if late else taken, late
+        found, found_s = None, math.inf
+        for group in self._groups.values():
+            head_s = group.requests[0].submitted_s
+            if head_s < found_s and (flush or group.rows >= self._max_batch_rows or head_s <= oldest_due_s):
+                found, found_s = group, head_s
+        return found
 
     def due_s(self) -> float:
         """When the oldest request is due; infinity where the queue is empty."""

@@ -113,9 +113,9 @@ def _measure(options: argparse.Namespace, screen: Screen) -> Demo:
         size = policies.matmul_size()
         first = policies.measure(size, 5, screen.progress)
         screen.policies(first)
-        second = scaling.measure(size, 3 if quick else 6, 2 if quick else 5, screen.progress)
+        second = scaling.measure(size, 3 if quick else 6, 1 if quick else 5, screen.progress)
         screen.scaling(second, cores)
-        third = contention.measure(40 if quick else 200, 0.25 if quick else 1.0, screen.progress)
+        third = contention.measure(20 if quick else 200, 0.1 if quick else 1.0, screen.progress)
         screen.contention(third)
         fourth: accelerator.Accelerator | str = accelerator.why_not(options.device) or accelerator.measure(
             options.device, screen.progress

@@ -65,7 +65,10 @@ class RowQueue:
         group.rows += request.rows
         self.rows += request.rows
         self.requests += 1
-        return group.rows - request.rows < self._max_batch_rows <= group.rows or self.requests >= self._max_requests
+        return (
+            group.rows - request.rows < self._max_batch_rows <= group.rows
+            or self.requests >= self._max_requests
+        )
 
     def block(self, request: Request) -> None:
         """Let `request` wait for room."""

@@ -91,6 +91,7 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
         ROOT / "README.md": filled(ROOT / "README.md", results),
         DOCS / "serving.md": filled(DOCS / "serving.md", results),
         DOCS / "gil_priority.md": filled(DOCS / "gil_priority.md", results),
+        DOCS / "proving.md": filled(DOCS / "proving.md", results),
         DOCS / "findings.md": findings_page.filled(
             (DOCS / "findings.md").read_text(), findings_page.load(), pinned_torch()
         ),
@@ -315,7 +316,27 @@ def cuda_sentence(rows: Any) -> list[str]:
     ]
 
 
+def monitor_rows(rows: Any) -> list[str]:
+    costs = {(r["watcher"], r["load"]): r["share_of_a_core"] for r in rows if "share_of_a_core" in r}
+    lines = []
+    for r in rows:
+        if r["question"] != "share":
+            continue
+        cells = [r["load"]]
+        for watcher in ("GilMonitor", "gilknocker"):
+            share = costs.get((watcher, r["load"]))
+            cells.append(f"{100 * share['median']:.2f} %" if share else "")
+        cells += [f"{100 * r[by]['median']:.1f} %" for by in ("monitor", "trace")]
+        lines.append([*cells, f"{100 * r['off']['max']:.1f}", f"{100 * r['standard_error']['median']:.1f}"])
+    heads = (
+        "what runs | `GilMonitor`, of a core | gilknocker | held, by the monitor | by the trace "
+        "| off at most, points | its standard error"
+    )
+    return table(heads, lines)
+
+
 TABLES = {
+    "monitor": monitor_rows,
     "cuda: sentence": cuda_sentence,
     "cuda": cuda_rows,
     "priority: works": priority_works_rows,

@@ -22,8 +22,8 @@
 
 // The row loops are compiled once per instruction set and chosen when the
 // module is loaded: a wheel built on one machine runs, and runs fast, on
-// another.
-#if defined(__x86_64__) && defined(__GNUC__) && \
+// another. Not by clang, which has no such clones of templates.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define TORCHGIL_PER_ISA \
   __attribute__((        \

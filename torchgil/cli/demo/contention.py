@@ -118,18 +118,19 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
     wake_up = wakeup_latency()
     rows = []
     with intra_op_threads(1):
-        with busy_thread() as counted:
-            free = _per_second(counted, partial(time.sleep, seconds / 4))
         for size in SIZES:
             a, b = torch.randn(size, size), torch.randn(size, size)
             for call in _calls():
                 progress(f"beside a busy thread: {call.name} {size}x{size}")
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
-                with busy_thread() as counted, gil_priority() if call.priority else nullcontext():
-                    beside = _times(call, a, b, calls, seconds, [])
-                    # For longer than a few calls of some microseconds take.
-                    kept = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, []))
+                with busy_thread() as counted:
+                    # Of this very thread and moment: a processor's speed changes.
+                    free = _per_second(counted, partial(time.sleep, seconds / 8))
+                    with gil_priority() if call.priority else nullcontext():
+                        beside = _times(call, a, b, calls, seconds, [])
+                        # For longer than a few calls of some microseconds take.
+                        kept = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, []))
                 rows.append(_row(call, size, alone, beside, _takes(call, a, b), kept / free))
     return Contention(sys.getswitchinterval(), wake_up, tuple(rows))
 

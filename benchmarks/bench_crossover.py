@@ -71,8 +71,8 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
             found[name] = found[f"{name}_own"] + found[f"{name}_other"]
         return found
 
-    counted(3 * scale, 2)
-    counted(3 * scale, 1)  # here a process's Python is slower in its first seconds
+    for threads in (2, 1):  # here a process's Python is slower in its first seconds
+        counted(3 * scale, threads)
     measured = torchgil.gil_priority()(figures) if policy == "priority" else figures
     return {str(n): measured(torch.randn(n, n)) for n in SIZES}
 

@@ -299,9 +299,6 @@ def parent(options: argparse.Namespace) -> None:
         tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
     }
     configurations["pair"] = {"question": "pair", "blocks": blocks}
-    folder = tempfile.TemporaryDirectory()
-    harness.compile_cpp("dispatch_cost.cpp", folder.name)
-    configurations["op"] = {"question": "op", "blocks": blocks, "folder": folder.name}
     programs = PROGRAMS if sys.platform == "linux" else ()
     for program in programs:
         configurations[program] = {
@@ -309,8 +306,10 @@ def parent(options: argparse.Namespace) -> None:
             "program": program,
             "seconds": 1 if options.quick else 10,
         }
-    results = harness.interleave(__file__, configurations, rounds=options.rounds)
-    folder.cleanup()
+    with tempfile.TemporaryDirectory() as folder:
+        harness.compile_cpp("dispatch_cost.cpp", folder)
+        configurations["op"] = {"question": "op", "blocks": blocks, "folder": folder}
+        results = harness.interleave(__file__, configurations, rounds=options.rounds)
     pairs, ops = results.pop("pair"), results.pop("op")
     shares = {program: results.pop(program) for program in programs}
     rows: list[dict[str, Any]] = [

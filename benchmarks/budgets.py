@@ -106,13 +106,13 @@ def left_to_the_busy(rows: list[Any]) -> Spread:
     return single(min(kept))
 
 
-def of_worst(figure: str, **wanted: Any) -> Callable[[list[Any]], Spread]:
-    """Hundred times the largest figure of the rows with these values."""
+def of_worst(figure: str, factor: float = 1, **wanted: Any) -> Callable[[list[Any]], Spread]:
+    """The largest figure of the rows with these values, times `factor`."""
 
     def find(rows: list[Any]) -> Spread:
         found = [r[figure] for r in rows if all(r.get(key) == value for key, value in wanted.items())]
         worst = max(found, key=_median)
-        return {key: 100 * worst[key] for key in ("median", "min", "max")}
+        return {key: worst[key] * factor for key in ("median", "min", "max")}
 
     return find
 
@@ -160,9 +160,9 @@ BUDGETS = [
     Budget("tracing", "the watchdog beside a program at rest", True, 1, " % of a core",
            of_row("share_of_a_core", 100, question="watchdog", program="sleeps")),
     Budget("monitor", "`GilMonitor` at 200 looks a second, beside the load where it takes most", True, 0.3,
-           " % of a core", of_worst("share_of_a_core", question="cost", watcher="GilMonitor")),
+           " % of a core", of_worst("share_of_a_core", 100, question="cost", watcher="GilMonitor")),
     Budget("monitor", "its share of time off the trace's, for the load where it is most", True, 2, " points",
-           of_worst("off", question="share")),
+           of_worst("off", 100, question="share")),
     Budget("forward", "`nogil`, p50 over eager's", True, 0.95, "x", forward("graph", _p50)),
     Budget("forward", "`nogil`, two threads over one", False, 1.9, "x",
            forward("graph", _two_over_one, _one)),

@@ -1,0 +1,277 @@
+"""The tables of README.md and docs/, line by line, from kept results. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+# The ways of a forward that README shows.
+FORWARDS = {
+    "eager": "eager",
+    "priority": "eager, `gil_priority()`",
+    "compile": "`torch.compile`",
+    "aoti": "AOTInductor, torch's loader",
+    "graph": "`nogil`",
+    "inductor": '`nogil`, `backend="inductor"`',
+}
+
+
+def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    names = heads.split("|")
+    return [line([name.strip() for name in names]), "|---|" + "--:|" * (len(names) - 1), *map(line, rows)]
+
+
+def forward_rows(rows: Any) -> list[str]:
+    lines = []
+    for way, title in FORWARDS.items():
+        if way not in rows["table"]["transformer"]:
+            continue  # measured with --rows
+        figures = rows["table"]["transformer"][way]
+        two = figures["per_second"]["2"]["median"] / figures["per_second"]["1"]["median"]
+        cells = [
+            f"{cell(figures, 'p50_s', 1e3, 2)} ms",
+            f"{two:.2f}x",
+            f"{cell(figures, 'busy_default_p50_s', 1e3, 1)} ms",
+            f"{cell(figures, 'busy_100us_p50_s', 1e3, 1)} ms",
+            cell(figures, "ticks_per_second", 1, 0),
+        ]
+        lines.append([title, *cells])
+    return table(
+        "| p50 alone | two threads | p50 beside a busy Python thread | with a 100 us switch interval "
+        "| a monitor's ticks/s",
+        lines,
+    )
+
+
+BATCHING = {
+    "singles": "a loop of single calls",
+    "by hand": "by hand: concatenate 32, call, split, no queue",
+    "torchgil threads": "`Batcher`, two threads",
+    "torchgil map": "`Batcher.map`, one thread",
+    "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
+    "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
+    "torchgil asyncio, copy=False": "the same with `copy=False`",
+    "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
+    "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
+    "batched": "`batched`, 256 tasks",
+    "async-batcher": "`async-batcher`, 256 tasks",
+}
+
+
+def batching_rows(rows: Any) -> list[str]:
+    found = {r["row"]: r for r in rows}
+    lines = []
+    for name, title in BATCHING.items():
+        ratio = found[name]["ratio"]
+        lines.append([title, f"{ratio['median']:.1f}x ({ratio['min']:.1f} to {ratio['max']:.1f})"])
+    for way, title in (
+        ("submit", "a lone request, over the direct call, p50"),
+        ("executor", "the same through a bare `ThreadPoolExecutor`"),
+    ):
+        added = found["lone request"][f"{way}_added_p50_us"]
+        lines.append([title, f"+{added['median']:.0f} us ({added['min']:.0f} to {added['max']:.0f})"])
+    return table("|", lines)
+
+
+def compare_rows(rows: Any) -> list[str]:
+    lines = []
+    for r in rows:
+        if "error" in r:
+            lines.append([r["name"], "failed", *[""] * 4])
+            continue
+        rate = r["requests_per_s"]
+        cells = [
+            cell(r, "start_up_s", 1, 1),
+            f"{rate['median']:.1f} ({rate['min']:.1f} to {rate['max']:.1f})",
+            cell(r, "p50_s", 1e3, 0),
+            cell(r, "p99_s", 1e3, 0),
+            cell(r, "pss_mb", 1, 0),
+        ]
+        lines.append([r["name"], *cells])
+    return table("| start s | req/s | p50 ms | p99 ms | PSS MB", lines)
+
+
+def pool_workers_rows(rows: Any) -> list[str]:
+    lines = []
+    for r in rows:
+        if "forwards_per_s" in r:
+            rate, cpu = r["forwards_per_s"], r["cpu_ms"]
+            low_to_high = f"({rate['min']:.0f} to {rate['max']:.0f})"
+            lines.append([r["row"], f"{rate['median']:.0f} {low_to_high}", f"{cpu['median']:.1f} ms"])
+    return table("workers x intra-op threads | forwards/s | processor time of each", lines)
+
+
+def pool_interval_rows(rows: Any) -> list[str]:
+    found = {r["row"]: r for r in rows}
+    titles = {
+        "busy, 5 ms": "5 ms (default)",
+        "busy, 1 ms": "1 ms",
+        "busy, 0.1 ms": "100 us",
+        "busy, 0.01 ms": "10 us",
+        "alone": "nobody busy",
+    }
+    lines = []
+    for row, title in titles.items():
+        cells = []
+        for way in ("eager", "nogil"):
+            r = found[f"{way}, {row}"]
+            loops = r["loops_per_s"]["median"]
+            cells += [f"{r['p50_ms']['median']:.1f} ms", f"{loops / 1e6:.1f} M/s" if loops else ""]
+        lines.append([title, *cells])
+    return table("switch interval | eager | busy thread | `nogil` | busy thread", lines)
+
+
+def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable[..., str]) -> list[str]:
+    """Each wanted work alone and beside busy threads, in every way, and what is left to those."""
+    ways = {"plain": "", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
+    mends = " | ".join(name for name in ways.values() if name)
+    lines = []
+    for work, workers, busy in wanted:
+        of = {
+            r["way"]: r
+            for r in rows
+            if (r["work"], r["workers"], r["busy"]) == (work, workers, busy) and r["way"] in ways
+        }
+        p50 = [of[way]["p50_s"]["median"] for way in ways]
+        keep = [of[way]["busy_per_s"]["median"] / of[way]["busy_alone_per_s"]["median"] for way in ways]
+        cells = [milliseconds(of["plain"]["alone_p50_s"]["median"]), *map(milliseconds, p50)]
+        cells += [f"{share:.0%}" for share in keep]
+        lines.append([title(work, workers, busy), *cells])
+    return table(f"| alone | beside the busy | {mends} | the busy keep: | {mends}", lines)
+
+
+def milliseconds(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds * 1e3:,.0f} ms"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e3:.3f} ms"
+
+
+def priority_works_rows(rows: Any) -> list[str]:
+    titles = {
+        "reacquire": "taking the GIL back after 0.2 ms",
+        "eager": "eager forward, 4-layer transformer",
+        "step": "a training step of it",
+        "nogil": "`nogil`",
+    }
+    return priority_rows(rows, [(work, 1, 1) for work in titles], lambda work, *_: titles[work])
+
+
+def priority_crowds_rows(rows: Any) -> list[str]:
+    crowds = list(
+        dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager" and r["busy"])
+    )
+    return priority_rows(
+        rows,
+        [("eager", *crowd) for crowd in crowds],
+        lambda _, workers, busy: f"{workers} running it, {busy} busy",
+    )
+
+
+ON_CUDA = {
+    "eager": "eager",
+    "priority": "eager, `gil_priority()`",
+    "compile": "`torch.compile`",
+    "compile_graphs": '`torch.compile(mode="reduce-overhead")`',
+    "nogil": "`nogil`, then `.cpu()`",
+    "nogil_priority": "`nogil`, then `.cpu()`, in a block of `gil_priority()`",
+}
+
+
+def cuda_rows(rows: Any) -> list[str]:
+    lines = []
+    for row, title in ON_CUDA.items():
+        figures = rows[row]
+        cells = [
+            f"{cell(figures, 'alone_answered_p50_s', 1e3, 2)} ms",
+            milliseconds(figures["busy_answered_p50_s"]["median"]),
+            milliseconds(figures["busy_answered_max_s"]["median"]),
+            f"{cell(figures, 'busy_loops_per_s', 1e-6, 1)} M",
+        ]
+        lines.append([title, *cells])
+    return table(
+        "from the call to the answer on the host, p50 | alone | beside a busy Python thread | at most "
+        "| its loops/s",
+        lines,
+    )
+
+
+def cuda_sentence(rows: Any) -> list[str]:
+    def ms(row: str, when: str) -> str:
+        return milliseconds(rows[row][f"{when}_answered_p50_s"]["median"])
+
+    return [
+        f"On an H200 the same model answers in {ms('eager', 'alone')} alone and in {ms('eager', 'busy')} "
+        f"beside the busy thread; with `gil_priority()` in {ms('priority', 'busy')}, `nogil` in such a block "
+        f"in {ms('nogil_priority', 'busy')} ([docs/gil_priority.md](docs/gil_priority.md#on-a-gpu))."
+    ]
+
+
+def monitor_rows(rows: Any) -> list[str]:
+    costs = {(r["watcher"], r["load"]): r["share_of_a_core"] for r in rows if "share_of_a_core" in r}
+    lines = []
+    for r in rows:
+        if r["question"] != "share":
+            continue
+        cells = [r["load"]]
+        for watcher in ("GilMonitor", "gilknocker"):
+            share = costs.get((watcher, r["load"]))
+            cells.append(f"{100 * share['median']:.2f} %" if share else "")
+        cells += [f"{100 * r[by]['median']:.1f} %" for by in ("monitor", "trace")]
+        lines.append([*cells, f"{100 * r['off']['max']:.1f}", f"{100 * r['standard_error']['median']:.1f}"])
+    heads = (
+        "what runs | `GilMonitor`, of a core | gilknocker | held, by the monitor | by the trace "
+        "| off at most, points | its standard error"
+    )
+    return table(heads, lines)
+
+
+def forward_tables(rows: Any) -> list[str]:
+    lines = [
+        "Beside: beside a busy Python thread, at the default switch interval of 5 ms and at 100 us. "
+        f"A sleeping thread woke {rows['about']['wakeup_p50_s'] * 1e6:.0f} us late (p50).",
+    ]
+    dates = rows["about"].get("dates", {})  # where the models were not measured in one run
+    for model, ways in rows["table"].items():
+        lines += ["", *([f"Measured on {dates[model]}:", ""] if model in dates else [])]
+        rows_of_model = []
+        for way, figures in ways.items():
+            cells = [
+                cell(figures, "p50_s", 1e3, 2),
+                cell(figures, "p99_s", 1e3, 2),
+                *(cell(figures["per_second"], n, 1, 0) for n in ("1", "2", "4")),
+                cell(figures, "busy_default_p50_s", 1e3, 2),
+                cell(figures, "busy_100us_p50_s", 1e3, 2),
+                cell(figures, "ticks_per_second", 1, 0),
+                cell(figures, "peak_mib", 1, 1),
+            ]
+            rows_of_model.append([way, *cells])
+        lines += table(
+            f"{model} | p50 ms | p99 ms | calls/s, 1 thread | 2 threads | 4 threads "
+            "| beside, 5 ms: p50 ms | 100 us | monitor ticks/s | peak MiB",
+            rows_of_model,
+        )
+    return lines
+
+
+def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> str:
+    return f"{figures[key]['median'] * factor:.{digits}f}" if key in figures else ""
+
+
+# By the comment that stands before the table: the results' name and the part of them.
+TABLES = {
+    "monitor": monitor_rows,
+    "cuda: sentence": cuda_sentence,
+    "cuda": cuda_rows,
+    "priority: works": priority_works_rows,
+    "priority: crowds": priority_crowds_rows,
+    "forward": forward_rows,
+    "batching": batching_rows,
+    "threads_vs_processes": compare_rows,
+    "pool: workers": pool_workers_rows,
+    "pool: interval": pool_interval_rows,
+}

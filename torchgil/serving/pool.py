@@ -244,21 +244,9 @@ def _start_worker(
     counts.worker_idents.add(threading.get_ident())
 
 
-_this_pid = os.getpid()  # kept, for each call of getpid is one of the system
-
-
-def _after_fork() -> None:
-    global _this_pid
-    _this_pid = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def check_process(what: str, pid: int) -> None:
     """Raise RuntimeError in a forked child of the process `pid`, where the `what` was made."""
-    if _this_pid != pid:
+    if os.getpid() != pid:
         raise RuntimeError(
             f"this {what} was made before os.fork() and its threads stayed in the parent process; make a new "
             f"{what} in the child"

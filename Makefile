@@ -46,7 +46,7 @@ stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600)
 	  TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q --timeout 3600 tests/faults tests/ops/test_properties.py \
 	  tests/tracing/test_report_properties.py tests/serving/test_batcher_model.py tests/forward/test_package.py
 
-coverage: # of the tests, in torchgil/ and csrc/: build/coverage
+coverage: $(VENV)/.built # of the tests, in torchgil/ and csrc/: build/coverage
 	.ci/coverage
 
 installs: # every way of installing, each in a fresh environment

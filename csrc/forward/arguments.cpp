@@ -74,7 +74,8 @@ void Arguments::add_value(std::string name, py::object expected) {
 }
 
 void Arguments::add_guards(const py::list& code) {
-  guards_.set_code(decode_code(code, guards_));
+  std::string node;
+  guards_.set_code(decode_code(code, guards_, node));
 }
 
 IValue Arguments::check_leaf(const Leaf& leaf, py::handle value, Sizes& sizes) {

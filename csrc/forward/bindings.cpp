@@ -24,6 +24,31 @@ using c10::IValue;
 // How often this thread's calls have released the GIL: the tests' witness.
 thread_local int64_t releases = 0;
 
+void add_note(py::error_already_set& error, const std::string& text) {
+  if (py::hasattr(error.value(), "add_note")) { // Python 3.11
+    error.value().attr("add_note")(text);
+  }
+}
+
+/// Runs `body`; what it raises says with `note()` where.
+template <class Body, class Note>
+void with_note(const Body& body, const Note& note) {
+  try {
+    body();
+  } catch (c10::Error& error) {
+    error.add_context(note());
+    throw;
+  } catch (python_error& error) {
+    error.restore();
+    py::error_already_set raised;
+    add_note(raised, note());
+    throw raised;
+  } catch (py::error_already_set& error) {
+    add_note(error, note());
+    throw;
+  }
+}
+
 /// An exported graph with its checks.
 class Graph : public Arguments {
  public:
@@ -32,7 +57,10 @@ class Graph : public Arguments {
   }
 
   void set_code(const py::list& code) {
-    program_.set_code(decode_code(code, program_));
+    std::string node = "the graph";
+    with_note(
+        [&] { program_.set_code(decode_code(code, program_, node)); },
+        [&] { return "while nogil read " + node; });
   }
 
   void set_outputs(const py::list& encoded) {
@@ -51,20 +79,6 @@ class Graph : public Arguments {
   Program program_;
 };
 
-std::string note(const Instruction* current) {
-  if (current == nullptr) {
-    return "in nogil";
-  }
-  return "while nogil ran node '" + current->name + "'" +
-      (current->where.empty() ? "" : " (" + current->where + ")");
-}
-
-void add_note(py::error_already_set& error, const std::string& text) {
-  if (py::hasattr(error.value(), "add_note")) { // Python 3.11
-    error.value().attr("add_note")(text);
-  }
-}
-
 // GIL: held on entry, released once while the graph runs.
 py::list Graph::run(const py::sequence& flat) const {
   // Kept until the GIL is back: the last C++ reference to a tensor that Python
@@ -72,23 +86,17 @@ py::list Graph::run(const py::sequence& flat) const {
   const auto inputs = check(flat);
   std::vector<IValue> results;
   const Instruction* current = nullptr;
-  try {
-    const priority::Window window(gil_priority);
-    ++releases;
-    results = program_.run(inputs, current);
-    // no Python objects above, but for ops whose kernel is Python
-  } catch (c10::Error& error) {
-    error.add_context(note(current));
-    throw;
-  } catch (python_error& error) {
-    error.restore();
-    py::error_already_set raised;
-    add_note(raised, note(current));
-    throw raised;
-  } catch (py::error_already_set& error) {
-    add_note(error, note(current));
-    throw;
-  }
+  with_note(
+      [&] {
+        const priority::Window window(gil_priority);
+        ++releases;
+        results = program_.run(inputs, current);
+        // no Python objects above, but for ops whose kernel is Python
+      },
+      [&] {
+        return current == nullptr ? "in nogil"
+                                  : "while nogil ran " + current->title();
+      });
   py::list outputs(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
     outputs[i] = to_python(results[i]);

@@ -78,7 +78,10 @@ Operand decode_operand(
       if (const auto optional = type->cast<c10::OptionalType>()) {
         type = optional->getElementType();
       }
-      element = type->expectRef<c10::ListType>().getElementType();
+      const auto list = type->cast<c10::ListType>();
+      TORCH_CHECK_TYPE(
+          list, "argument '", argument->name(), "' must be no list, got one");
+      element = list->getElementType();
     }
     return decode_list(pair[1], element, program);
   }
@@ -99,14 +102,15 @@ Operand decode_operand(
   return {Operand::Kind::kConstant, program.add_constant(std::move(constant))};
 }
 
-Program::Code decode_code(const py::list& encoded, Program& program) {
+Program::Code decode_code(
+    const py::list& encoded, Program& program, std::string& node) {
   Program::Code code;
   for (const auto handle : encoded) {
     const auto fields = handle.cast<py::dict>();
     Instruction instruction;
     if (fields.contains("grad")) {
       instruction.mode = GradMode{fields["grad"].cast<bool>()};
-      instruction.body = decode_code(fields["body"], program);
+      instruction.body = decode_code(fields["body"], program, node);
     } else if (fields.contains("autocast")) {
       const auto mode = fields["autocast"].cast<py::tuple>();
       instruction.mode = Autocast{
@@ -114,10 +118,11 @@ Program::Code decode_code(const py::list& encoded, Program& program) {
           static_cast<c10::ScalarType>(
               to_ivalue(mode[1], c10::ScalarTypeType::get()).toInt()),
           mode[2].cast<bool>()};
-      instruction.body = decode_code(fields["body"], program);
+      instruction.body = decode_code(fields["body"], program, node);
     } else {
       instruction.name = fields["name"].cast<std::string>();
       instruction.where = fields["where"].cast<std::string>();
+      node = instruction.title();
       const auto op = fields["op"].cast<std::string>();
       const c10::FunctionSchema* schema = nullptr;
       if (fields["overload"].is_none()) {

@@ -5,6 +5,8 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <string>
+
 namespace torchgil {
 
 /// One operand as torchgil/forward/graph.py encodes it: (kind, payload).
@@ -14,8 +16,9 @@ namespace torchgil {
 Operand decode_operand(
     pybind11::handle encoded, const c10::Argument* argument, Program& program);
 
-/// Instructions, each a dict.
+/// Instructions, each a dict; `node` names the one that is read, for errors.
 /// GIL: held.
-Program::Code decode_code(const pybind11::list& encoded, Program& program);
+Program::Code decode_code(
+    const pybind11::list& encoded, Program& program, std::string& node);
 
 } // namespace torchgil

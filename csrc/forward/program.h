@@ -61,6 +61,10 @@ struct Instruction {
 
   std::string name;  // the graph's node, for errors
   std::string where; // the model's source line
+
+  std::string title() const {
+    return "node '" + name + "'" + (where.empty() ? "" : " (" + where + ")");
+  }
 };
 
 /// Runs an exported graph. Built once, with the GIL held; after that it is

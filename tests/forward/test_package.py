@@ -19,7 +19,7 @@ import torchgil
 from tests.conftest import in_threads, run_in_child
 from tests.forward.comparing import assert_close, assert_same
 from torchgil._build import C
-from torchgil.forward.package import damage
+from torchgil.forward.archive import damage
 
 
 class Model(nn.Module):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchgil.forward.archive import damage
 from torchgil.forward.torch_compat import refusal_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ def save(program: ExportedProgram) -> bytes:
 
 
 def load(data: bytes) -> ExportedProgram:
-    """The program that `save` wrote."""
+    """The program that `save` wrote.
+
+    Raises:
+        ValueError: It is not whole any more.
+    """
+    if found := damage(io.BytesIO(data)):
+        raise ValueError(f"nogil: the saved forward is damaged: {found}; pickle it again, or copy it again")
     with alone(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.9, of its own buffer
         return torch.export.load(io.BytesIO(data))

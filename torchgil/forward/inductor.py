@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchgil._version import __version__
+from torchgil.forward.archive import damage
 from torchgil.forward.exporting import alone
 from torchgil.forward.inputs import plan_inputs
 from torchgil.forward.instructions import plan
 from torchgil.forward.manifest import METADATA_KEY, Manifest
-from torchgil.forward.package import PackageForward, damage
+from torchgil.forward.package import PackageForward
 
 if TYPE_CHECKING:
     import inspect

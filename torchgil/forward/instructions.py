@@ -26,7 +26,7 @@ from torchgil.forward.operands import (
     walk,
 )
 from torchgil.forward.slots import Slots
-from torchgil.forward.unsupported import refuse, source_line
+from torchgil.forward.unsupported import refuse, source_line, well_formed
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -47,6 +47,7 @@ def plan(program: ExportedProgram) -> Plan:
     Raises:
         NotImplementedError: The graph holds something that cannot be run from several threads at once, or
             without Python; the message names the node, its source line and what to do.
+        ValueError: A node is not as torch.export writes it; the message names it.
     """
     lowering = _Lowering(program)
     code, outputs = lowering.run()
@@ -101,17 +102,18 @@ class _Lowering:
                     "export a model of tensors and numbers",
                 )
         code: list[Instruction | Region] = []
-        outputs = self._graph(self.program.graph_module, env, code)
-        return code, [self._operand(o, env) for o in outputs]
+        return code, self._graph(self.program.graph_module, env, code)
 
     def _graph(
         self, module: GraphModule, env: dict[Node, Any], code: list[Instruction | Region]
-    ) -> list[Any]:
+    ) -> list[Operand]:
         for node in module.graph.nodes:
             if node.op == "call_function":
-                self._call(module, node, env, code)
+                with well_formed(node):
+                    self._call(module, node, env, code)
             elif node.op == "output":
-                return list(node.args[0])
+                with well_formed(node):
+                    return [self._operand(o, env) for o in node.args[0]]
             elif node.op not in ("placeholder", "get_attr"):
                 refuse(f"a graph node of kind {node.op}", "export the model with torch.export.export", node)
         raise AssertionError("an exported graph ends with its output")
@@ -206,8 +208,7 @@ class _Lowering:
             for placeholder, value in zip(body.graph.find_nodes(op="placeholder"), inner, strict=True)
         }
         inside: list[Instruction | Region] = []
-        outputs = self._graph(body, inner_env, inside)
-        env[node] = tuple(self._operand(o, inner_env) for o in outputs)
+        env[node] = tuple(self._graph(body, inner_env, inside))
         code.append(Region(mode, tuple(inside)))
 
     def _operand(self, value: Any, env: dict[Node, Any]) -> Any:
@@ -240,7 +241,9 @@ def _index(getitem: Node) -> int:
 
 
 def _only_items(node: Node) -> bool:
-    return all(_is_getitem(user.target) and _index(user) >= 0 for user in node.users)
+    """Whether all that is used of a list are items that it had when it was exported."""
+    length = len(node.meta.get("val") or ())
+    return all(_is_getitem(user.target) and 0 <= _index(user) < length for user in node.users)
 
 
 def _any(value: Any) -> Any:

@@ -65,7 +65,8 @@ def nogil(
 
     Raises:
         NotImplementedError: The graph cannot be run so; the message names the node, its line and what to do.
-        ValueError: An argument of this function does not fit the others.
+        ValueError: An argument of this function does not fit the others, or an exported program's graph was
+            changed so that it is none any more; the message names the node.
 
     Example:
         >>> import torch, torchgil

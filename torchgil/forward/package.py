@@ -14,6 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from torchgil._build import C
+from torchgil.forward.archive import damage
 from torchgil.forward.graph import add_checks
 from torchgil.forward.manifest import METADATA_KEY, Manifest
 from torchgil.forward.structure import Arguments, Results
@@ -23,7 +24,7 @@ from torchgil.threads import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PackageForward", "damage", "load_package"]
+__all__ = ["PackageForward", "load_package"]
 
 _FOLDER = "data/aotinductor/"
 
@@ -178,19 +179,6 @@ def _inspect(path: Path) -> dict[str, str]:
                 metadata = json.loads(archive.read(name))
     _check_machine(path, metadata)
     return metadata
-
-
-def damage(path: Path) -> str:
-    """What is wrong with an archive, by its headers and checksums; "" where nothing is.
-
-    Native code with a bit flipped would crash, or compute something else.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = archive.testzip()
-    except Exception as error:  # a damaged header may say anything
-        return f"it cannot be read ({error})"
-    return "" if name is None else f"the checksum of {name} differs"
 
 
 def _check_machine(path: Path, metadata: dict[str, str]) -> None:

@@ -1,8 +1,10 @@
-"""Refusals that name the node, its source line and what to do instead."""
+"""Errors that name the node, its source line and what to do instead."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from torch.fx import Node
 
-__all__ = ["refuse", "source_line"]
+__all__ = ["refuse", "source_line", "well_formed"]
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n?\s*([^\n]*)')
@@ -40,6 +42,27 @@ def refuse(what: str, instead: str, node: Node | None = None) -> NoReturn:
     """
     if node is None:
         raise NotImplementedError(f"nogil cannot run this graph: {what}; {instead}")
+    raise NotImplementedError(f"nogil cannot run {_place(node)}: {what}; {instead}")
+
+
+class _MalformedError(ValueError):
+    pass
+
+
+@contextmanager
+def well_formed(node: Node) -> Iterator[None]:
+    """Whatever reading the node raises, but for a refusal, is a ValueError that names it."""
+    try:
+        yield
+    except (NotImplementedError, _MalformedError):
+        raise
+    except Exception as error:  # what torch.export writes raises none of them
+        raise _MalformedError(
+            f"nogil cannot read {_place(node)}: {type(error).__name__}: {error}; torch.export does not write "
+            "it so: was the graph changed by hand?"
+        ) from error
+
+
+def _place(node: Node) -> str:
     line = source_line(node)
-    place = f"node '{node.name}' ({line})" if line else f"node '{node.name}'"
-    raise NotImplementedError(f"nogil cannot run {place}: {what}; {instead}")
+    return f"node '{node.name}' ({line})" if line else f"node '{node.name}'"

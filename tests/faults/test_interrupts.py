@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..compiling import needs_compiler
 from ..conftest import run_in_child
 
 CODE = """
@@ -64,3 +65,44 @@ CODE = """
 def test_ctrl_c_is_acted_on_and_leaves_all_as_it_was():
     kinds = ["released", "held", "torch.ops", "nogil", "a pool's future", "a batcher's future"]
     assert run_in_child(CODE, timeout=60).stdout.splitlines() == kinds
+
+
+COMPILER = """#!/bin/sh
+case "$*" in *-version*) exec c++ "$@" ;; esac
+echo $$ > "$0.runs.part" && mv "$0.runs.part" "$0.runs"
+exec sleep 60
+"""
+
+
+@needs_compiler
+def test_ctrl_c_while_it_compiles_ends_the_compiler_and_keeps_nothing(tmp_path):
+    compiler = tmp_path / "slow-c++"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    child = run_in_child(
+        f"""
+        import os, signal, threading, time
+        import torch, torchgil
+
+        runs, kept = "{compiler}.runs", "{tmp_path}/packages"
+        model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4)
+        torchgil.nogil(model, (x,))  # what a first export sets up is none of this
+        if not (interrupts := os.fork()):
+            while not os.path.exists(runs):
+                time.sleep(0.01)
+            os.kill(os.getppid(), signal.SIGINT)
+            os._exit(0)
+        try:
+            torchgil.nogil(model, (x,), backend="inductor", cache_dir=kept)
+        except KeyboardInterrupt:
+            print("interrupted")
+        os.waitpid(interrupts, 0)
+        assert not os.path.exists(f"/proc/{{open(runs).read().strip()}}"), "the compiler still runs"
+        assert os.listdir(kept) == []
+        other = threading.Thread(target=lambda: print(torchgil.nogil(model, (x,))(x).shape))
+        other.start()  # the lock before torch.export is free
+        other.join(60)
+        """,
+        env={"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")},
+    )
+    assert child.stdout == "interrupted\ntorch.Size([2, 4])\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 import time
@@ -223,6 +224,58 @@ def test_eight_threads_with_thousands_of_requests_each_lose_nothing():
         assert in_threads(client, 8, timeout=280) == [each] * 8
         stats = batcher.stats()
     assert (stats.done, stats.submitted) == (8 * each, 8 * each)
+
+
+@pytest.mark.slow
+def test_event_loops_that_are_killed_take_only_their_own_requests_along():
+    each, tasks = int(os.environ.get("TORCHGIL_TEST_REQUESTS", "2000")), 50
+    number = torch.arange(1000, dtype=torch.float32).unsqueeze(1).split(1)
+
+    with torchgil.Batcher(lambda x: x + 1, max_delay=0, max_batch_size=256, max_queue=100) as batcher:
+
+        def loops(i: int) -> Counter:
+            """Loops one after the other, each stopped and closed amid its tasks, until all was asked."""
+            seen = Counter()
+
+            async def client() -> None:
+                while seen["asked"] < each:
+                    n = (seen["asked"] + i) % 1000
+                    seen["asked"] += 1
+                    answer = await batcher(number[n])
+                    seen["right"] += int(answer.item() == n + 1)
+                    if seen["right"] % 97 == 96:
+                        asyncio.get_running_loop().stop()
+
+            while seen["asked"] < each:
+                loop = asyncio.new_event_loop()
+                loop.set_exception_handler(lambda *_: None)  # of tasks that are destroyed while they wait
+                clients = [loop.create_task(client()) for _ in range(tasks)]
+                with contextlib.suppress(RuntimeError):  # stopped before they were done
+                    loop.run_until_complete(asyncio.wait(clients))
+                seen["abandoned"] += sum(not task.done() for task in clients)
+                loop.close()
+                seen["loops"] += 1
+                del clients
+            return seen
+
+        def thread(i: int) -> Counter:
+            if i:
+                return loops(i)
+            futures = [batcher.submit(number[j % 1000]) for j in range(each)]
+            right = sum(future.result(60).item() == j % 1000 + 1 for j, future in enumerate(futures))
+            return Counter(asked=each, right=right, loops=1)
+
+        seen = in_threads(thread, 8, timeout=280)
+        batcher.shutdown(timeout=60)
+        stats = batcher.stats()
+    asked = sum(s["asked"] for s in seen)
+    right = sum(s["right"] for s in seen)
+    assert [s["asked"] - s["right"] - s["abandoned"] for s in seen] == [0] * 8  # each with its own answer
+    assert seen[0]["right"] == each
+    assert all(s["loops"] > each // 200 and s["abandoned"] > 0 for s in seen[1:])
+    assert (stats.queued, stats.blocked, stats.running, stats.failed, stats.dropped) == (0, 0, 0, 0, 0)
+    assert stats.done + stats.cancelled == stats.submitted <= asked
+    assert right <= stats.done
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench bench-quick asan tsan stress coverage installs matrix wheel docs clean
+.PHONY: demo test lint bench bench-quick asan tsan debug stress coverage installs matrix wheel docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -39,6 +39,9 @@ asan: $(VENV)/.built
 
 tsan: $(VENV)/.built
 	.ci/sanitize thread
+
+debug: $(VENV)/.built # the tests with assertions: no Python object is counted without the GIL
+	.ci/debug
 
 stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600), then the long forms of what the suite does short
 	$(BIN)/python -m tests.faults.stress

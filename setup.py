@@ -1,9 +1,9 @@
 """Builds torchgil._C, the one C++ extension.
 
-DEBUG=1 builds with assertions and symbols, SANITIZE=address or SANITIZE=thread with that sanitizer
-(`make asan`, `make tsan`), COVERAGE=1 counts the lines that run (`make coverage`), MAX_JOBS=n limits
-the compiler processes. TORCH_IN_VERSION=1 (`make wheel`) makes the torch it is built for part of the
-wheel's name.
+DEBUG=1 builds with assertions and symbols (`make debug`), SANITIZE=address or SANITIZE=thread with that
+sanitizer (`make asan`, `make tsan`), COVERAGE=1 counts the lines that run (`make coverage`), MAX_JOBS=n
+limits the compiler processes. TORCH_IN_VERSION=1 (`make wheel`) makes the torch it is built for part of
+the wheel's name.
 """
 
 from __future__ import annotations

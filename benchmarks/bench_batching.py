@@ -10,7 +10,10 @@ Every row of the table answers the same single-row requests on one intra-op thre
                    time, also with max_delay=0, with copy=False (results are views), and from 4,000 tasks,
                    more than the queue holds; from 32 threads that each wait for one at a time: a thread
                    switch per request, which batching cannot mend
-  batched, async-batcher   the peers, with the same batch size and from the same 256 tasks
+  batched, async-batcher   the peers, with the same batch size: from the same 256 tasks; from the same two
+                   threads, where batched gets a list of 128 requests at once and async-batcher, which has
+                   no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that
+                   wait. A row that a peer has no call for is not there
 
 Timed: from the first request to the last result, after a warm-up of the same kind and a garbage collection
 (the first full one after the import of torch takes 80 ms, wherever it falls). The lone request: submit() to
@@ -53,6 +56,13 @@ ROWS = [
     "torchgil 32 waiting threads",
 ]
 PEERS = {"batched": "batched", "async-batcher": "async_batcher"}
+PEER_ROWS = [
+    "batched",
+    "batched threads",
+    "batched 32 waiting threads",
+    "async-batcher",
+    "async-batcher threads",
+]
 
 
 def child(configuration: dict[str, Any]) -> Any:
@@ -104,27 +114,35 @@ def by_hand(fn: Any, warm: list[Any], timed: list[Any]) -> float:
     return timed_run(run, warm, timed)
 
 
+def from_clients(
+    answer: Callable[[list[Any]], Any], threads: int, window: int, *requests: list[Any]
+) -> float:
+    """Threads that each ask for `window` requests at a time and wait for their results."""
+
+    def client(requests: list[Any]) -> None:
+        for i in range(0, len(requests), window):
+            answer(requests[i : i + window])
+
+    def run(requests: list[Any]) -> None:
+        clients = [threading.Thread(target=client, args=(requests[i::threads],)) for i in range(threads)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+
+    return timed_run(run, *requests)
+
+
 def from_threads(threads: int, window: int) -> Callable[..., float]:
-    def serve(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+    def serve(fn: Any, *requests: list[Any]) -> float:
         import torchgil
 
         with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002) as batcher:
 
-            def client(requests: list[Any]) -> None:
-                for i in range(0, len(requests), window):
-                    for future in [batcher.submit(request) for request in requests[i : i + window]]:
-                        future.result()
+            def answer(some: list[Any]) -> list[Any]:
+                return [future.result() for future in [batcher.submit(request) for request in some]]
 
-            def run(requests: list[Any]) -> None:
-                clients = [
-                    threading.Thread(target=client, args=(requests[i::threads],)) for i in range(threads)
-                ]
-                for thread in clients:
-                    thread.start()
-                for thread in clients:
-                    thread.join()
-
-            return timed_run(run, warm, timed)
+            return from_clients(answer, threads, window, *requests)
 
     return serve
 
@@ -180,20 +198,54 @@ def peer_batched(fn: Any, warm: list[Any], timed: list[Any]) -> float:
     return asyncio.run(main())
 
 
-def peer_async_batcher(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+def peer_batched_threads(threads: int, window: int) -> Callable[..., float]:
+    def serve(fn: Any, *requests: list[Any]) -> float:
+        import batched
+
+        processor = batched.dynamically(fn, batch_size=BATCH, timeout_ms=2.0)
+        return from_clients(processor, threads, window, *requests)
+
+    return serve
+
+
+def async_batcher(fn: Any) -> Any:
     from async_batcher.batcher import AsyncBatcher
 
     class Peer(AsyncBatcher):  # type: ignore[misc, type-arg]
         def process_batch(self, batch: list[Any]) -> list[Any]:
             return list(fn(batch))
 
+    return Peer(max_batch_size=BATCH, max_queue_time=0.002)
+
+
+def peer_async_batcher(fn: Any, warm: list[Any], timed: list[Any]) -> float:
     async def main() -> float:
-        peer = Peer(max_batch_size=BATCH, max_queue_time=0.002)
+        peer = async_batcher(fn)
         result = await from_tasks(peer.process, warm, timed)
         await peer.stop()
         return result
 
     return asyncio.run(main())
+
+
+def peer_async_batcher_threads(fn: Any, *requests: list[Any]) -> float:
+    async def made() -> Any:
+        return async_batcher(fn)
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    peer = asyncio.run_coroutine_threadsafe(made(), loop).result()
+
+    def answer(some: list[Any]) -> list[Any]:
+        asked = [asyncio.run_coroutine_threadsafe(peer.process(request), loop) for request in some]
+        return [future.result() for future in asked]
+
+    result = from_clients(answer, 2, 128, *requests)
+    asyncio.run_coroutine_threadsafe(peer.stop(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    return result
 
 
 def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
@@ -240,7 +292,10 @@ SERVE: dict[str, Callable[..., float]] = {
     "torchgil asyncio, 4000 tasks": from_a_loop(4000),
     "torchgil 32 waiting threads": from_threads(32, 1),
     "batched": peer_batched,
+    "batched threads": peer_batched_threads(2, 128),
+    "batched 32 waiting threads": peer_batched_threads(32, 1),
     "async-batcher": peer_async_batcher,
+    "async-batcher threads": peer_async_batcher_threads,
 }
 
 
@@ -255,7 +310,8 @@ def parent(options: argparse.Namespace) -> None:
     present = [peer for peer, module in PEERS.items() if importlib.util.find_spec(module)]
     for peer in PEERS.keys() - present:
         print(f"{peer}: absent (pip install --no-deps {peer})")
-    names = [*ROWS, *present, "lone"]
+    peer_rows = [row for row in PEER_ROWS if row.split()[0] in present]
+    names = [*ROWS, *peer_rows, "lone"]
     configurations = {name: {"row": name, "requests": count} for name in names}
     results = harness.interleave(str(Path(__file__)), configurations, rounds=options.rounds)
     rows: list[dict[str, Any]] = []
@@ -266,7 +322,10 @@ def parent(options: argparse.Namespace) -> None:
         rate = statistics.median(results[name])
         print(f"{name:28} {rate:9.0f} {ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}")
     for name, base in [("torchgil asyncio, 4000 tasks", "torchgil asyncio")] + [
-        (ours, peer) for ours in ("torchgil threads", "torchgil asyncio") for peer in present
+        ("torchgil" + (row.removeprefix(peer) or " asyncio"), row)
+        for peer in present
+        for row in peer_rows
+        if row.startswith(peer)
     ]:
         ratio = over(results, name, base)
         rows.append({"row": f"{name} over {base}", "ratio": ratio})

@@ -59,11 +59,13 @@ def rms_norm_slowest(rows: list[Any]) -> Spread:
     return min((r["torch_over_torchgil"][what] for r in rows for what in ("forward", "both")), key=_median)
 
 
-def over_peers(row: str) -> Callable[[list[Any]], Spread]:
-    """A batcher's rows over those of the peer that comes closest."""
+def over_peers(way: str) -> Callable[[list[Any]], Spread]:
+    """A batcher's rows over those of the peer that comes closest, both asked in the same way."""
+    peers_way = way.replace("asyncio", "").strip()
 
     def figure(rows: list[Any]) -> Spread:
-        return min((of_row("ratio", row=f"{row} over {peer}")(rows) for peer in PEERS), key=_median)
+        pairs = [f"torchgil {way} over {peer} {peers_way}".strip() for peer in PEERS]
+        return min((of_row("ratio", row=pair)(rows) for pair in pairs), key=_median)
 
     return figure
 
@@ -194,9 +196,9 @@ BUDGETS = [
     Budget("batching", "`Batcher` from asyncio, rows over a loop of single calls", False, 2, "x",
            of_row("ratio", row="torchgil asyncio")),
     Budget("batching", "`Batcher` from threads, rows over the better peer's", False, 1.5, "x",
-           over_peers("torchgil threads")),
+           over_peers("threads")),
     Budget("batching", "`Batcher` from asyncio, rows over the better peer's", False, 1.5, "x",
-           over_peers("torchgil asyncio")),
+           over_peers("asyncio")),
     Budget("batching", "`Batcher` from 4,000 tasks, rows over those from 256", False, 1, "x",
            of_row("ratio", row="torchgil asyncio, 4000 tasks over torchgil asyncio")),
     Budget("batching", "a lone request over a bare `ThreadPoolExecutor`'s, p50", True, 80, " us",

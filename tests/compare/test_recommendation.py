@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from tests.compare.conftest import PROCESSES, THREADS, figures, found
+from tests.conftest import run_in_child
 from torchgil.compare.contenders import Contender, contenders
 from torchgil.compare.recommendation import best, recommend
 from torchgil.compare.run import Result
@@ -81,9 +82,12 @@ def check(found):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", contenders(2, 2, quick=True), ids=lambda row: row.name)
-def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model(row, tmp_path):
+ROWS = contenders(2, 2, quick=True)
+OF_THREADS = [row for row in ROWS if row.kind in ("single", "threads")]
+
+
+def settings(row):
+    """The settings to copy for this row, and a check of what they give."""
     _, *code = recommend([found(row, figures(10))]).splitlines()
     code = textwrap.dedent("\n".join(code))
     if row.asyncio:
@@ -94,8 +98,20 @@ def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model(row, tmp
         code += "\ncheck(future.result())"
     else:
         code += "\n    check(future.result())"  # under its `if __name__ == "__main__"`
-    path = tmp_path / "copied.py"
-    path.write_text(COPIED + code)
+    return code
+
+
+@pytest.mark.slow
+def test_the_settings_to_copy_run_as_they_stand_and_answer_as_the_model():
+    child = run_in_child("\n".join([COPIED, *map(settings, OF_THREADS)]))
+    assert child.stdout.splitlines() == ["as the model"] * len(OF_THREADS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in OF_THREADS], ids=lambda row: row.name)
+def test_the_settings_for_processes_run_as_they_stand_and_answer_as_the_model(row, tmp_path):
+    path = tmp_path / "copied.py"  # the other processes import it
+    path.write_text(COPIED + settings(row))
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "as the model\n"), done.stderr
 

@@ -36,6 +36,7 @@ from forward_models import MODELS, Model  # noqa: E402
 import torchgil  # noqa: E402
 
 ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
+COMPILED = ("jit", "compile", "compile_cpp", "aoti", "inductor")
 Call = Callable[..., Any]
 
 
@@ -276,6 +277,8 @@ def parent(options: argparse.Namespace) -> None:
     if options.append and target.exists():
         raw = json.loads(target.read_text())["rows"]["rounds"]
     scale = 0.2 if options.quick else 1.0
+    options.models = options.models or (["transformer"] if options.quick else list(MODELS))
+    options.rows = options.rows or [row for row in ROWS if not (options.quick and row in COMPILED)]
     for name in options.models:
         configurations = {
             row: {"model": name, "row": row, "scale": scale, "prepare": options.prepare}
@@ -338,8 +341,15 @@ def show(table: dict[str, Any], about: dict[str, Any]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which models")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which ways to run them")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, help="which models (default all; with --quick the transformer)"
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        help="which ways to run them (default all; with --quick what needs no compiler)",
+    )
     parser.add_argument("--prepare", action="store_true", help="only compile, and keep it")
     parser.add_argument("--append", action="store_true", help="add rounds to the results there are")
 

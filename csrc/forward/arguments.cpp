@@ -48,12 +48,23 @@ int64_t Arguments::add_dimension(
   return static_cast<int64_t>(dimensions_.size()) - 1;
 }
 
+/// That a dimension is there, where it is one: a number is below 0.
+void Arguments::check_dimension(int64_t dimension) const {
+  TORCH_CHECK_VALUE(
+      dimension < static_cast<int64_t>(dimensions_.size()),
+      "no dimension ",
+      dimension);
+}
+
 void Arguments::add_tensor(
     std::string name,
     py::handle dtype,
     py::handle device,
     py::handle layout,
     std::vector<int64_t> sizes) {
+  for (const auto size : sizes) {
+    check_dimension(-1 - size);
+  }
   TensorSpec spec{
       name,
       static_cast<at::ScalarType>(
@@ -66,6 +77,8 @@ void Arguments::add_tensor(
 }
 
 void Arguments::add_int(std::string name, int64_t dimension) {
+  TORCH_CHECK_VALUE(dimension >= 0, "no dimension ", dimension);
+  check_dimension(dimension);
   leaves_.push_back({std::move(name), {}, dimension, {}});
 }
 

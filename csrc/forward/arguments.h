@@ -52,6 +52,7 @@ class Arguments {
     pybind11::object expected;
   };
 
+  void check_dimension(int64_t dimension) const;
   static c10::IValue check_leaf(
       const Leaf& leaf, pybind11::handle value, Sizes& sizes);
 

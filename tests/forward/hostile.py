@@ -9,6 +9,7 @@ import copy
 import ctypes
 import io
 import json
+import os
 import random
 import resource
 import sys
@@ -94,19 +95,26 @@ def leaves(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
         yield path
 
 
+def changed(text: Any, rng: random.Random) -> Any:
+    """The same JSON text with another value somewhere."""
+    text = copy.deepcopy(text)
+    *path, last = rng.choice(list(leaves(text)))
+    holder = text
+    for key in path:
+        holder = holder[key]
+    holder[last] = rng.choice([*NUMBERS, *LISTS, None, "", "x", "load", "torch.ops.aten.add.Tensor"])
+    return text
+
+
 def change_text(data: bytes, rng: random.Random) -> bytes:
     """Another value somewhere in one of the archive's texts, under right checksums."""
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(changed, "w") as new:
+    rewritten = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(rewritten, "w") as new:
         texts = {name: json.loads(old.read(name)) for name in old.namelist() if name.endswith(".json")}
-        *path, last = rng.choice([(name, *leaf) for name, text in texts.items() for leaf in leaves(text)])
-        holder: Any = texts
-        for key in path:
-            holder = holder[key]
-        holder[last] = rng.choice([*NUMBERS, *LISTS, None, "", "x", "torch.ops.aten.add.Tensor"])
+        texts = changed(texts, rng)
         for name in old.namelist():
             new.writestr(name, json.dumps(texts[name]) if name in texts else old.read(name))
-    return changed.getvalue()
+    return rewritten.getvalue()
 
 
 def crash(data: bytes, rng: random.Random) -> bytes:
@@ -119,7 +127,8 @@ CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {"text": change_te
 
 def run(kind: str, count: int) -> None:
     """Builds and calls `count` programs that were changed so; prints how often each outcome was seen."""
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    if "SANITIZE" not in os.environ:  # whose shadow is larger
+        resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     torch.set_num_threads(1)
     whole = program()
     saved = save(whole)
@@ -129,11 +138,11 @@ def run(kind: str, count: int) -> None:
         rng = random.Random(seed)
         try:
             if kind == "graph":
-                changed = copy.deepcopy(whole)
-                change_graph(changed, rng)
+                other = copy.deepcopy(whole)
+                change_graph(other, rng)
             else:
-                changed = load(CHANGES[kind](saved, rng))
-            torchgil.nogil(changed)(*ARGUMENTS)
+                other = load(CHANGES[kind](saved, rng))
+            torchgil.nogil(other)(*ARGUMENTS)
         except Exception as error:  # any error will do
             seen[type(error).__name__] += 1
         else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from torch.export import Dim
 
 import torchgil
 from tests.conftest import in_threads, run_in_child
+from tests.forward import hostile
 from tests.forward.comparing import assert_close, assert_same
 from torchgil._build import C
 from torchgil.forward.archive import damage
@@ -182,6 +185,26 @@ def test_packages_for_other_machines_are_refused(rewritten: Any) -> None:
         torchgil.load_package(rewritten(AOTI_MACHINE="riscv128"))
     with pytest.raises(ValueError, match=r"made by a later torchgil \(format 2\)"):
         torchgil.load_package(rewritten(torchgil='{"format": 2}'))
+
+
+@pytest.mark.slow
+def test_a_package_that_says_anything_of_its_arguments_is_refused_or_checks_them(
+    forward: Any, rewritten: Any
+) -> None:
+    said = json.loads(forward.metadata["torchgil"])
+    for seed in range(50):
+        rng = random.Random(seed)
+        try:
+            other = torchgil.load_package(rewritten(torchgil=json.dumps(hostile.changed(said, rng))))
+        except ValueError as error:
+            assert "load_package" in str(error)  # noqa: PT017  (it need not raise)
+            continue
+        with contextlib.suppress(TypeError, ValueError):
+            other(*inputs(), 3, flag=True)
+    for sizes in ([-7, 8], ["s78", 8]):
+        said["leaves"][0]["sizes"] = sizes
+        with pytest.raises(ValueError, match=r"says of its arguments cannot be read: (no dimension 6|'s78')"):
+            torchgil.load_package(rewritten(torchgil=json.dumps(said)))
 
 
 @pytest.mark.slow

@@ -104,9 +104,15 @@ class PackageForward:
         outputs: Sequence[tuple[bool, Any]] = [(False, None)] * out_spec.num_leaves
         self._numbers: list[int] = []
         if text is not None:
-            manifest = Manifest.loads(text)
-            add_checks(self._package, manifest.inputs)
-            self._package.set_formats([getattr(torch, name) for name in manifest.formats])
+            try:
+                manifest = Manifest.loads(text)
+                add_checks(self._package, manifest.inputs)
+                self._package.set_formats([getattr(torch, name) for name in manifest.formats])
+            except Exception as error:  # another's text may hold anything
+                raise ValueError(
+                    f"load_package: what {self.path!r} says of its arguments cannot be read: {error}; make "
+                    "it anew"
+                ) from error
             names = manifest.inputs.argument_names
             outputs = [(kind == "constant", value) for kind, value in manifest.outputs]
             self._numbers = [i for i, (kind, _) in enumerate(manifest.outputs) if kind == "number"]

@@ -125,8 +125,10 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
                 with busy_thread() as counted:
-                    # Of this very thread and moment: a processor's speed changes.
-                    free = _per_second(counted, partial(time.sleep, seconds / 8))
+                    free = 0.0
+                    while not free:  # on a loaded machine it may not have had a core for so long
+                        # Of this very thread and moment: a processor's speed changes.
+                        free = _per_second(counted, partial(time.sleep, seconds / 8))
                     with gil_priority() if call.priority else nullcontext():
                         beside = _times(call, a, b, calls, seconds, [])
                         # For longer than a few calls of some microseconds take.

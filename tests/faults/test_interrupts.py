@@ -70,7 +70,7 @@ def test_ctrl_c_is_acted_on_and_leaves_all_as_it_was():
 COMPILER = """#!/bin/sh
 case "$*" in *-version*) exec c++ "$@" ;; esac
 echo $$ > "$0.runs.part" && mv "$0.runs.part" "$0.runs"
-exec sleep 60
+exec sleep 600
 """
 
 
@@ -81,13 +81,13 @@ def test_ctrl_c_while_it_compiles_ends_the_compiler_and_keeps_nothing(tmp_path):
     compiler.chmod(0o755)
     child = run_in_child(
         f"""
-        import os, signal, threading, time
+        import contextlib, os, signal, threading, time
         import torch, torchgil
 
         runs, kept = "{compiler}.runs", "{tmp_path}/packages"
         model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4)
         torchgil.nogil(model, (x,))  # what a first export sets up is none of this
-        if not (interrupts := os.fork()):
+        if not os.fork():
             while not os.path.exists(runs):
                 time.sleep(0.01)
             os.kill(os.getppid(), signal.SIGINT)
@@ -96,8 +96,9 @@ def test_ctrl_c_while_it_compiles_ends_the_compiler_and_keeps_nothing(tmp_path):
             torchgil.nogil(model, (x,), backend="inductor", cache_dir=kept)
         except KeyboardInterrupt:
             print("interrupted")
-        os.waitpid(interrupts, 0)
-        assert not os.path.exists(f"/proc/{{open(runs).read().strip()}}"), "the compiler still runs"
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while True:  # subprocess waits a quarter of a second for a child that it has killed
+                os.waitpid(-1, 0)  # a compiler that ran on would be waited for
         assert os.listdir(kept) == []
         other = threading.Thread(target=lambda: print(torchgil.nogil(model, (x,))(x).shape))
         other.start()  # the lock before torch.export is free

@@ -157,6 +157,8 @@ BUDGETS = [
            rms_norm_slowest),
     Budget("tracing", "the transformer's forward traced, over untraced", True, 1.1, "x",
            of_row("ratio", question="forward", tool="torchgil.trace")),
+    Budget("tracing", "the same with `trace(ops=False)`", True, 1.02, "x",
+           of_row("ratio", question="forward", tool="torchgil.trace(ops=False)")),
     Budget("tracing", "a release and reacquire traced, over untraced", True, 150, " ns",
            of_row("added_ns", question="pair")),
     Budget("tracing", "the watchdog beside a program at rest", True, 1, " % of a core",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import sysconfig
 import threading
 import warnings
 from types import TracebackType
@@ -83,6 +84,8 @@ class Background(Generic[S]):
 def _why_not() -> str:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return "this Python runs without a GIL, so nothing can hold it"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "who holds the GIL cannot be read in a free-threaded build that has turned it on"
     version = ".".join(map(str, sys.version_info[:2]))
     return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +69,15 @@ def sources() -> list[str]:
     return [*written, *ALONE]
 
 
+def is_clang() -> bool:
+    """Whether the compiler is clang, whose OpenMP is not the one that torch has loaded: see COMPILE_FLAGS."""
+    command = [*shlex.split(os.environ.get("CXX", "c++")), "--version"]
+    try:
+        return "clang" in subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:  # there is none: the build will say so
+        return False
+
+
 COMPILE_FLAGS = [
     "-std=c++20",  # as torch's own headers are by now; those of 2.9 do not mind
     "-Wall",  # our own sources are clean of both: keep them so
@@ -74,8 +85,9 @@ COMPILE_FLAGS = [
     "-Wno-unused-parameter",  # torch's and pybind11's headers are full of them
     "-fvisibility=hidden",  # pybind11 asks for it: its types must not clash with another extension's
     # at::parallel_for is a template over `#pragma omp`: without this it runs serially. Compile time
-    # only: not linking it lets GOMP_* resolve to the one OpenMP runtime that torch has loaded.
-    "-fopenmp",
+    # only: not linking it lets GOMP_* resolve to the one OpenMP runtime that torch has loaded. What clang
+    # makes of it needs a runtime of its own, which would not know of torch.set_num_threads.
+    *([] if is_clang() else ["-fopenmp"]),
     # After Python's own flags, and so stronger: debuggable with assertions, or as fast as torch's
     # kernels and without the symbols that take a third of the build's time.
     *(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),

@@ -57,10 +57,10 @@ ROWS = [
 ]
 PEERS = {"batched": "batched", "async-batcher": "async_batcher"}
 PEER_ROWS = [
-    "batched",
+    "batched asyncio",
     "batched threads",
     "batched 32 waiting threads",
-    "async-batcher",
+    "async-batcher asyncio",
     "async-batcher threads",
 ]
 
@@ -291,10 +291,10 @@ SERVE: dict[str, Callable[..., float]] = {
     "torchgil asyncio, copy=False": from_a_loop(copy=False),
     "torchgil asyncio, 4000 tasks": from_a_loop(4000),
     "torchgil 32 waiting threads": from_threads(32, 1),
-    "batched": peer_batched,
+    "batched asyncio": peer_batched,
     "batched threads": peer_batched_threads(2, 128),
     "batched 32 waiting threads": peer_batched_threads(32, 1),
-    "async-batcher": peer_async_batcher,
+    "async-batcher asyncio": peer_async_batcher,
     "async-batcher threads": peer_async_batcher_threads,
 }
 
@@ -322,10 +322,7 @@ def parent(options: argparse.Namespace) -> None:
         rate = statistics.median(results[name])
         print(f"{name:28} {rate:9.0f} {ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}")
     for name, base in [("torchgil asyncio, 4000 tasks", "torchgil asyncio")] + [
-        ("torchgil" + (row.removeprefix(peer) or " asyncio"), row)
-        for peer in present
-        for row in peer_rows
-        if row.startswith(peer)
+        (row.replace(row.split()[0], "torchgil"), row) for row in peer_rows
     ]:
         ratio = over(results, name, base)
         rows.append({"row": f"{name} over {base}", "ratio": ratio})

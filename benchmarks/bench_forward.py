@@ -36,7 +36,7 @@ from forward_models import MODELS, Model  # noqa: E402
 import torchgil  # noqa: E402
 
 ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
-COMPILED = ("jit", "compile", "compile_cpp", "aoti", "inductor")
+COMPILED = ("compile", "compile_cpp", "aoti", "inductor")
 Call = Callable[..., Any]
 
 

@@ -61,10 +61,9 @@ def rms_norm_slowest(rows: list[Any]) -> Spread:
 
 def over_peers(way: str) -> Callable[[list[Any]], Spread]:
     """A batcher's rows over those of the peer that comes closest, both asked in the same way."""
-    peers_way = way.replace("asyncio", "").strip()
 
     def figure(rows: list[Any]) -> Spread:
-        pairs = [f"torchgil {way} over {peer} {peers_way}".strip() for peer in PEERS]
+        pairs = [f"torchgil {way} over {peer} {way}" for peer in PEERS]
         return min((of_row("ratio", row=pair)(rows) for pair in pairs), key=_median)
 
     return figure

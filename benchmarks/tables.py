@@ -58,10 +58,10 @@ BATCHING = {
     "torchgil asyncio, copy=False": "the same with `copy=False`",
     "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
     "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
-    "batched": "`batched`, 256 tasks",
+    "batched asyncio": "`batched`, 256 tasks",
     "batched threads": "`batched`, two threads",
     "batched 32 waiting threads": "`batched`, 32 threads that each wait for one request",
-    "async-batcher": "`async-batcher`, 256 tasks",
+    "async-batcher asyncio": "`async-batcher`, 256 tasks",
     "async-batcher threads": "`async-batcher`, two threads",
 }
 

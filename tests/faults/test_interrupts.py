@@ -64,7 +64,7 @@ CODE = """
 
 def test_ctrl_c_is_acted_on_and_leaves_all_as_it_was():
     kinds = ["released", "held", "torch.ops", "nogil", "a pool's future", "a batcher's future"]
-    assert run_in_child(CODE).stdout.splitlines() == kinds
+    assert run_in_child(CODE, timeout=60).stdout.splitlines() == kinds
 
 
 COMPILER = """#!/bin/sh

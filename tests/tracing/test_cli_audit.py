@@ -57,6 +57,14 @@ def test_a_script_sees_what_it_sees_under_python(script, tmp_path):
     assert "MainThread" in under_audit.stderr
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="python -P came with 3.11")
+def test_what_lies_beside_a_script_is_not_found_where_the_path_is_safe(script):
+    path = script("import sys; print(sys.path)")
+    under_python = python("-P", path)
+    assert str(path.parent) not in under_python.stdout
+    assert python("-P", "-m", "torchgil", "audit", path).stdout == under_python.stdout
+
+
 def test_a_script_means_what_it_means_under_python(script, tmp_path):
     path = script(
         """

@@ -57,7 +57,7 @@ def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
         return lambda: runpy.run_path(path, run_name="__main__"), command
     with io.open_code(path) as file:
         source = file.read()
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    _look_first_in(os.path.dirname(os.path.abspath(path)))
     main = types.ModuleType("__main__")
     main.__file__ = os.path.abspath(path)
     main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
@@ -72,8 +72,13 @@ def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
 
 
 def _module(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
-    sys.path.insert(0, os.getcwd())
+    _look_first_in(os.getcwd())
     return lambda: runpy.run_module(command[0], run_name="__main__", alter_sys=True), command
+
+
+def _look_first_in(folder: str) -> None:
+    if not getattr(sys.flags, "safe_path", False):  # python -P, from 3.11 on
+        sys.path.insert(0, folder)
 
 
 def _wait_for_threads() -> None:

@@ -4,7 +4,8 @@ Question 1: the CPU time of the monitor's own thread, by the kernel's account (L
 a core, over some seconds of each load, at 200 looks a second; gilknocker's thread beside it, in a
 process of its own in the same round, at the same number of questions a second. gilknocker asks for
 the GIL and so makes a busy program switch; a second figure is what its question costs the program:
-the turns of the load's loop per second, over those with nothing watching.
+the turns of the load's loop per second, over those with nothing watching. A thread in C that only
+sleeps as often and looks at nothing is the least that either can cost on this machine.
 
 Question 2: the share of the time that the GIL was held, by the monitor and by the trace, of the same
 seconds, in one process. The trace runs without ops. Their difference stands beside the standard error
@@ -17,7 +18,10 @@ held ops. Inside: the load alone, in the main thread. Unfair: gilknocker gives o
 from __future__ import annotations
 
 import argparse
+import ctypes
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +30,48 @@ from typing import Any
 import harness
 
 LOADS = ("idle", "pure Python", "eager", "nogil", "held ops")
-WATCHERS = ("nothing", "GilMonitor", "gilknocker")
+WATCHERS = ("nothing", "GilMonitor", "gilknocker", "a sleeper")
 INTERVAL_S = 0.005
+
+
+SLEEPER = """
+#include <pthread.h>
+#include <time.h>
+static volatile int stopped;
+static pthread_t thread;
+static void* run(void* ns) {
+  const struct timespec pause = {0, (long)ns};
+  while (!stopped) nanosleep(&pause, 0);
+  return 0;
+}
+void start(long ns) { pthread_create(&thread, 0, run, (void*)ns); }
+void stop(void) { stopped = 1; pthread_join(thread, 0); }
+"""
+
+
+class _Sleeper:
+    def __init__(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                "cc",
+                "-O2",
+                "-shared",
+                "-fPIC",
+                "-x",
+                "c",
+                "-",
+                "-o",
+                f"{folder}/sleeper.so",
+                "-pthread",
+            ]
+            subprocess.run(command, input=SLEEPER, text=True, check=True)
+            self._library = ctypes.CDLL(f"{folder}/sleeper.so")
+
+    def start(self) -> None:
+        self._library.start(ctypes.c_long(int(INTERVAL_S * 1e9)))
+
+    def stop(self) -> None:
+        self._library.stop()
 
 
 def _load(name: str) -> Callable[[], Any]:
@@ -96,6 +140,8 @@ def _cost(load: str, watcher: str, seconds: float) -> dict[str, float]:
         asks = int(INTERVAL_S * 1e6)
         # By default it asks during a tenth of the time only.
         watching = KnockKnock(asks, sampling_interval_micros=500_000, sleeping_interval_micros=asks)
+    elif watcher == "a sleeper":
+        watching = _Sleeper()
     if watching:
         watching.start()
     _run(call, 0.2)

@@ -221,13 +221,14 @@ def monitor_rows(rows: Any) -> list[str]:
         if r["question"] != "share":
             continue
         cells = [r["load"]]
-        for watcher in ("GilMonitor", "gilknocker"):
+        for watcher in ("GilMonitor", "gilknocker", "a sleeper"):
             share = costs.get((watcher, r["load"]))
             cells.append(f"{100 * share['median']:.2f} %" if share else "")
         cells += [f"{100 * r[by]['median']:.1f} %" for by in ("monitor", "trace")]
         lines.append([*cells, f"{100 * r['off']['max']:.1f}", f"{100 * r['standard_error']['median']:.1f}"])
     heads = (
-        "what runs | `GilMonitor`, of a core | gilknocker | held, by the monitor | by the trace "
+        "what runs | `GilMonitor`, of a core | gilknocker | a thread that only sleeps | held, by the monitor "
+        "| by the trace "
         "| off at most, points | its standard error"
     )
     return table(heads, lines)

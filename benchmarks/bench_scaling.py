@@ -1,18 +1,20 @@
-"""How much more work do two threads do than one, under each GIL policy?
+"""How much more work do several threads do than one, under each GIL policy?
 
 Timed: from a common start to the end of the slowest thread, each thread making the
 same calls with one intra-op thread. Work per second is calls per second, except for
-spin, which ends by the clock: there it is rounds of arithmetic. One thread and two
-are measured in the same process, in turn, and compared there.
+spin, which ends by the clock: there it is rounds of arithmetic. One thread, two, four and
+so on up to the cores are measured in the same process, in turn, and compared there.
 
 `python loop` is the row that must not scale. What is unfair: spin touches no memory,
-so nothing but the cores can limit it; matmul shares caches and memory bandwidth; and
-two threads heat two cores, which lowers the clock on some machines. `others` is how
-many cores other processes took meanwhile (Linux): with 1 of 2 gone nothing can scale.
+so nothing but the cores can limit it; matmul shares caches and memory bandwidth; two threads
+heat two cores, which lowers the clock on some machines; and two of a virtual machine's cores
+may be one of its host's. `others` is how many cores other processes took meanwhile (Linux):
+with 1 of 2 gone nothing can scale.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import threading
@@ -23,7 +25,12 @@ from typing import Any
 
 import harness
 
-THREADS = (1, 2)
+
+def thread_counts() -> list[int]:
+    """1, 2, 4 and so on, up to the cores that this process may use."""
+    import torchgil
+
+    return [2**i for i in range(max(2, torchgil.usable_cores()).bit_length())]
 
 
 def unit(op: str) -> Callable[[], float]:
@@ -90,18 +97,19 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     work()
     calls = max(2, round(configuration["seconds"] / (time.perf_counter() - begin)))
-    samples: dict[int, list[tuple[float, float]]] = {threads: [] for threads in THREADS}
+    counts = thread_counts()
+    samples: dict[int, list[tuple[float, float]]] = {threads: [] for threads in counts}
     others, begin = others_seconds(), time.perf_counter()
     for _ in range(configuration["repeats"]):
-        for threads in THREADS:
+        for threads in counts:
             samples[threads].append(run(work, threads, calls))
-    rates = {threads: [done / seconds for done, seconds in samples[threads]] for threads in THREADS}
-    return {
-        "calls": calls,
-        "others": (others_seconds() - others) / (time.perf_counter() - begin),
-        "seconds": [statistics.median(seconds for _, seconds in samples[threads]) for threads in THREADS],
-        "speedup": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
-    }
+    rates = {threads: [done / seconds for done, seconds in samples[threads]] for threads in counts}
+    figures = {"calls": calls, "others": (others_seconds() - others) / (time.perf_counter() - begin)}
+    for threads in counts:
+        figures[f"seconds_{threads}"] = statistics.median(seconds for _, seconds in samples[threads])
+        over_one = [rate / one for one, rate in zip(rates[1], rates[threads], strict=True)]
+        figures[f"speedup_{threads}"] = statistics.median(over_one)
+    return figures
 
 
 OPS = (
@@ -117,34 +125,34 @@ OPS = (
 )
 
 
-def parent(options: Any) -> None:
+def parent(options: argparse.Namespace) -> None:
     configurations = {
-        op: {"op": op, "seconds": 0.1 if options.quick else 0.25, "repeats": 1 if options.quick else 7}
-        for op in OPS
+        op: {
+            "op": op,
+            "seconds": 0.1 if options.quick else 0.25,
+            "repeats": 1 if options.quick else max(1, 14 // thread_counts()[-1]),
+        }
+        for op in options.ops
     }
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
     rows = [
-        {
-            "op": op,
-            "calls": harness.spread([one["calls"] for one in rounds]),
-            "speedup": harness.spread([one["speedup"] for one in rounds]),
-            "others": harness.spread([one["others"] for one in rounds]),
-            **{
-                f"seconds_{threads}": harness.spread([one["seconds"][i] for one in rounds])
-                for i, threads in enumerate(THREADS)
-            },
-        }
+        {"op": op, **{name: harness.spread([one[name] for one in rounds]) for name in rounds[0]}}
         for op, rounds in results.items()
     ]
     for row in rows:
-        speedup = row["speedup"]
-        print(
-            f"{row['op']:16} 1 thread {row['seconds_1']['median']:.3f} s   2 threads "
-            f"{row['seconds_2']['median']:.3f} s   {speedup['median']:.2f}x "
-            f"({speedup['min']:.2f} to {speedup['max']:.2f})   others {row['others']['median']:.2f} cores"
+        speedups = (
+            f"{threads}: {row[name]['median']:.2f}x ({row[name]['min']:.2f} to {row[name]['max']:.2f})"
+            for threads in thread_counts()[1:]
+            for name in [f"speedup_{threads}"]
         )
+        others = f"others {row['others']['median']:.2f} cores"
+        print(f"{row['op']:16} {row['seconds_1']['median']:.3f} s  ", *speedups, others, sep="  ")
     print(harness.save("scaling", rows, options.json))
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=list(OPS), help="which of them")
+
+
 if __name__ == "__main__":
-    harness.main(__doc__, child, parent)
+    harness.main(__doc__, child, parent, add_options)

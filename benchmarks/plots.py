@@ -33,9 +33,9 @@ def main() -> None:
     pictures.crossover(results["crossover"]["rows"], images / "crossover.png")
     pictures.dots(
         [
-            (r["op"], r["speedup"], not r["op"].startswith(("held", "python")))
+            (r["op"], r["speedup_2"], not r["op"].startswith(("held", "python")))
             for r in results["scaling"]["rows"]
-            if "speedup" in r
+            if "speedup_2" in r
         ],
         "Two threads on two cores, over one thread",
         "times as much done in the same time (median and extremes of five processes)",

@@ -37,9 +37,9 @@ PYTHON_HEADER = re.compile(
 
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
-    {"_C", "_built_for", "_files", "_imports", "_support", "_version", "headers", "threads"},
+    {"_C", "_built_for", "_files", "_imports", "_support", "_version", "headers"},
     {"_build"},
-    {"priority"},
+    {"priority", "threads"},
     {"ops"},
     {"tracing", "forward"},
     {"serving"},
@@ -47,7 +47,7 @@ LAYERS = [
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]
-MAY_TOUCH_C = {"_build", "priority", "ops", "tracing", "forward"}
+MAY_TOUCH_C = {"_build", "priority", "threads", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
     {"recording", "extension", "background"},  # extension: of what a call is, not of the trace

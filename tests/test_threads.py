@@ -54,6 +54,20 @@ class TestIntraOpThreads:
         assert in_threads(run, 6) == [{i + 1} for i in range(6)]
         assert of_a_fresh_thread() == default
 
+    def test_a_librarys_first_parallel_region_leaves_a_threads_own_number(self):
+        """By itself torch takes the default then: once in each thread, for each library with such regions."""
+        x = torch.randn(512, 512)
+
+        def own() -> tuple[int, int]:
+            with torchgil.intra_op_threads(of_a_fresh_thread() + 1):
+                before = torch.get_num_threads()
+                torchgil.released.rms_norm(x, x[0])
+                return before, torch.get_num_threads()
+
+        with ThreadPoolExecutor(1) as pool:
+            before, after = pool.submit(own).result(60)
+        assert after == before == of_a_fresh_thread() + 1
+
     @pytest.mark.parametrize("n", [0, -1, 1.5, "2", None, True, 5000])
     def test_a_number_that_is_none_changes_nothing(self, n):
         before = torch.get_num_threads(), of_a_fresh_thread()

@@ -26,8 +26,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define TORCHGIL_PER_ISA \
-  __attribute__((        \
-      target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TORCHGIL_PER_ISA
 #endif
@@ -134,7 +133,9 @@ void backward(
   const auto* x_data = x.const_data_ptr<scalar_t>();
   const auto* weight_data = weight.const_data_ptr<scalar_t>();
   // One partial sum of the weight's gradient per thread: no atomics, and the
-  // same bits every time for the same number of threads.
+  // same bits every time for the same number of threads. parallel_for would do
+  // this first, and the number may be another then: the process's default.
+  at::internal::lazy_init_num_threads();
   const at::Tensor partial = at::zeros(
       {at::get_num_threads(), n},
       x.options().dtype(c10::CppTypeToScalarType<scalar_t>::value));

@@ -45,8 +45,10 @@ void read_relocations(
       continue;
     }
     const char* name = strings + table[entry].st_name;
-    if (name[0] != 'P' && name[0] != 'p' && name[0] != 'd') {
-      continue; // Py..., pthread_..., dlopen: a quick refusal of the rest
+    if (name[0] != 'P' && name[0] != 'p' && name[0] != 'd' &&
+        std::strncmp(name, "_ZN2at16", 8) != 0) {
+      continue; // Py..., pthread_..., dlopen, at::init_num_threads: a quick
+                // refusal of the rest
     }
     for (size_t s = 0; s < symbols.size(); ++s) {
       if ((!symbols[s].interpreter_only || is_interpreter) &&

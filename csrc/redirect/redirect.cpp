@@ -17,8 +17,19 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 namespace torchgil::redirect {
+namespace {
+
+constinit Client* last_constructed = nullptr; // while libraries are loaded
+
+} // namespace
+
+Client::Client(Place place, std::vector<Hook> hooks)
+    : place(place),
+      hooks(std::move(hooks)),
+      constructed_before(std::exchange(last_constructed, this)) {}
 
 #ifndef TORCHGIL_ELF
 
@@ -57,7 +68,8 @@ struct State {
   std::vector<void*> originals;                // of the symbols
   std::vector<std::vector<const Hook*>> hooks; // likewise; the outermost first
   // What is loaded changes rarely, and libtorch alone has 300,000 relocations:
-  // an object is read once, and again only after something was unloaded.
+  // an object is read once, for all clients, and again only after something was
+  // unloaded.
   std::vector<KnownObject> objects;
   unsigned long long unloads = 0;
   size_t symbols_read = 0;
@@ -232,6 +244,11 @@ int Client::install() {
   if (!installed_) {
     if (state.clients++ == 0) {
       add(loader);
+      for (Client* c = last_constructed; c; c = c->constructed_before) {
+        for (const Hook& hook : c->hooks) {
+          index_of(hook); // so that the tables are read for it, too
+        }
+      }
     }
     add(*this);
     installed_ = true;

@@ -67,8 +67,7 @@ class Client {
   /// Where two clients redirect one function, the outer one is called first.
   enum class Place { kOuter, kInner };
 
-  Client(Place place, std::vector<Hook> hooks)
-      : place(place), hooks(std::move(hooks)) {}
+  Client(Place place, std::vector<Hook> hooks);
 
   /// Redirects the hooks' functions in all objects that are loaded now, and in
   /// those that the interpreter loads later. Called again, it adds what was
@@ -89,6 +88,8 @@ class Client {
 
   const Place place;
   const std::vector<Hook> hooks;
+
+  Client* const constructed_before;
 
  private:
   void take_out();

@@ -245,27 +245,24 @@ int cond_signal(pthread_cond_t* cond) {
   return next_cond_signal(cond);
 }
 
-redirect::Client& client() {
-  using redirect::hook;
-  static redirect::Client& client = *new redirect::Client(
-      redirect::Client::Place::kOuter,
-      {
-          hook("PyEval_SaveThread", next_save_thread, &save_thread),
-          hook("PyEval_RestoreThread", next_restore_thread, &restore_thread),
-          hook("PyEval_AcquireThread", next_acquire_thread, &acquire_thread),
-          hook("PyEval_ReleaseThread", next_release_thread, &release_thread),
-          hook("PyGILState_Ensure", next_ensure, &ensure),
-          hook("PyGILState_Release", next_release, &release),
-          hook(
-              "PyThreadState_DeleteCurrent",
-              next_delete_current,
-              &delete_current),
-          hook("pthread_mutex_lock", next_mutex_lock, &mutex_lock, true),
-          hook("pthread_mutex_unlock", next_mutex_unlock, &mutex_unlock, true),
-          hook("pthread_cond_signal", next_cond_signal, &cond_signal, true),
-      });
-  return client;
-}
+using redirect::hook;
+redirect::Client& client = *new redirect::Client(
+    redirect::Client::Place::kOuter,
+    {
+        hook("PyEval_SaveThread", next_save_thread, &save_thread),
+        hook("PyEval_RestoreThread", next_restore_thread, &restore_thread),
+        hook("PyEval_AcquireThread", next_acquire_thread, &acquire_thread),
+        hook("PyEval_ReleaseThread", next_release_thread, &release_thread),
+        hook("PyGILState_Ensure", next_ensure, &ensure),
+        hook("PyGILState_Release", next_release, &release),
+        hook(
+            "PyThreadState_DeleteCurrent",
+            next_delete_current,
+            &delete_current),
+        hook("pthread_mutex_lock", next_mutex_lock, &mutex_lock, true),
+        hook("pthread_mutex_unlock", next_mutex_unlock, &mutex_unlock, true),
+        hook("pthread_cond_signal", next_cond_signal, &cond_signal, true),
+    });
 
 void watch(const GilLock& found) {
   lock.mutex = found.mutex;
@@ -284,11 +281,11 @@ Witnesses start(bool use_lock) {
         "not ELF for x86-64 or aarch64";
     return witnesses;
   }
-  witnesses.slots = client().install();
+  witnesses.slots = client.install();
   witnesses.entry_points = witnesses.slots > 0;
   const bool interpreter_calls_seen =
-      client().covers_interpreter("PyEval_SaveThread") &&
-      client().covers_interpreter("PyEval_RestoreThread");
+      client.covers_interpreter("PyEval_SaveThread") &&
+      client.covers_interpreter("PyEval_RestoreThread");
   static GilLock learned;
   static const bool known = gil_lock::learn(
       learned, next_save_thread.original, next_restore_thread.original);
@@ -322,11 +319,11 @@ std::vector<int64_t> waiting() {
 }
 
 std::vector<std::string> stop() {
-  return client().uninstall();
+  return client.uninstall();
 }
 
 void after_fork_in_child() {
-  client().uninstall_in_child();
+  client.uninstall_in_child();
 }
 
 } // namespace torchgil::gil_events

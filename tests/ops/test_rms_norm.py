@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 import torchgil
 
+from ..conftest import run_in_child
+
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(4,), (3, 8), (2, 3, 17), (5, 1), (64, 512), (3, 1000)]
 
@@ -117,6 +119,32 @@ def test_the_same_bits_for_one_number_of_threads(threads):
         for _ in range(5):
             again = torch.ops.torchgil.rms_norm_backward(grad, x, weight, 1e-6)
             assert all(map(torch.equal, first, again))
+
+
+def test_the_backward_in_a_thread_whose_number_is_not_the_default():
+    """Its first parallel region takes the default: what was sized before that was written past its end."""
+    run_in_child(
+        """
+        import torch, torchgil, threading
+        x, grad = torch.randn(2048, 4096), torch.randn(2048, 4096)
+        torch.set_num_threads(1)
+        wanted = torch.ops.torchgil.rms_norm_backward(grad, x, x[0], 1e-6)[1]
+        def call(me):
+            torch.set_num_threads(1)
+            others = threading.Thread(target=torch.set_num_threads, args=(64,))
+            others.start()
+            others.join()
+            again = torch.ops.torchgil.rms_norm_backward(grad, x, x[0], 1e-6)[1]
+            torch.testing.assert_close(again, wanted, atol=0.01, rtol=0)
+            me.append(True)
+        passed = []
+        for _ in range(5):
+            thread = threading.Thread(target=call, args=(passed,))
+            thread.start()
+            thread.join()
+        assert len(passed) == 5
+        """
+    )
 
 
 @pytest.mark.parametrize("policy", ["released", "held", "adaptive"])

@@ -1,0 +1,43 @@
+// csrc/ops/own_threads.cpp: see own_threads.h.
+#include "ops/own_threads.h"
+
+#include <ATen/Parallel.h>
+
+#include "redirect/redirect.h"
+
+namespace torchgil::ops {
+namespace {
+
+thread_local bool keeps_own = false;
+
+redirect::Next next_init_num_threads(&at::init_num_threads);
+
+/// What at::internal::lazy_init_num_threads() calls, in whichever library.
+void init_num_threads() {
+  if (!keeps_own) {
+    next_init_num_threads();
+  }
+}
+
+redirect::Client& first_regions = *new redirect::Client(
+    redirect::Client::Place::kInner,
+    {redirect::hook(
+        "_ZN2at16init_num_threadsEv",
+        next_init_num_threads,
+        &init_num_threads)});
+
+} // namespace
+
+void keep_own_threads() {
+  // Calls of the interpreter's dlopen are followed; what was loaded otherwise
+  // is added here. The GIL guards it.
+  static unsigned long long objects_known = 0;
+  if (const auto loaded = redirect::objects_ever_loaded();
+      loaded != objects_known && redirect::supported()) {
+    first_regions.install();
+    objects_known = loaded;
+  }
+  keeps_own = true;
+}
+
+} // namespace torchgil::ops

@@ -96,6 +96,43 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """How much more several threads do than one, by their number, and what their number would give."""
+    figure, axes = _subplots(1, 1, 8)
+    for row in rows:
+        policy, _, op = row["op"].partition(".")
+        colour, style = {"held": HELD, "released": RELEASED}[policy], "-" if op == "spin" else "--"
+        counts = [int(name.removeprefix("speedup_")) for name in row if name.startswith("speedup_")]
+        spreads = [row[f"speedup_{n}"] for n in counts]
+        axes.plot(counts, [s["median"] for s in spreads], "o", linestyle=style, markersize=4, color=colour)
+        low, high = ([s[end] for s in spreads] for end in ("min", "max"))
+        axes.fill_between(counts, low, high, color=colour, alpha=0.15, linewidth=0)
+        at = (counts[-1], spreads[-1]["median"])
+        below = row["op"] == "held.spin"  # two lines that lie on each other
+        axes.annotate(
+            f"{policy} {op} {at[1]:.1f}x",
+            at,
+            (6, -9 if below else -3 if policy == "released" else 3),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+        )
+    axes.plot(counts, counts, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
+    axes.annotate(
+        "as many times as there are threads", (8, 8), (-150, 6), textcoords="offset points", fontsize=7
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_yticks(counts, [f"{n}x" for n in counts])
+    axes.minorticks_off()
+    axes.set_xlim(right=counts[-1] * 1.4)
+    axes.set_xlabel("threads that make the same calls, on 16 cores")
+    axes.set_ylabel("work done, over one thread")
+    _title(axes, "Several threads, with the GIL held and released")
+    figure.savefig(path, dpi=150)
+
+
 def dots(
     rows: Sequence[tuple[str, Extremes, bool]],  # name, figure, in colour
     title: str,

@@ -43,6 +43,7 @@ def main() -> None:
         limit=(2, "two cores"),
         digits=2,
     )
+    pictures.scaling(results["scaling_16_cores"]["rows"], images / "scaling_16_cores.png")
     pictures.dots(
         [
             (TOOLS.get(r["tool"], r["tool"]), r["ratio"], r["tool"].startswith("torchgil"))

@@ -197,9 +197,10 @@ def test_a_wait_for_the_device_is_no_hold() -> None:
 
 
 def test_priority_gets_the_gil_back_beside_a_busy_thread() -> None:
-    x, stop = torch.randn(8, 8, device="cuda"), threading.Event()
+    x, started, stop = torch.randn(8, 8, device="cuda"), threading.Event(), threading.Event()
 
     def busy() -> None:
+        started.set()
         while not stop.is_set():
             pass
 
@@ -215,6 +216,7 @@ def test_priority_gets_the_gil_back_beside_a_busy_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         neighbour = pool.submit(busy)
         try:
+            assert started.wait(60)
             plain = sorted(chain() for _ in range(5))[2]
             with torchgil.gil_priority():
                 asked = sorted(chain() for _ in range(5))[2]

@@ -157,6 +157,7 @@ def test_hints_name_the_op_that_was_waited_after_and_the_mend():
     (hint,) = report("0 acquire, 1 release, 2 start aten::add, 3 end aten::add, 4 request, 80 acquire").hints
     assert hint.startswith("76 % of thread 1's time went into waiting for the GIL back after aten::add")
     assert "torchgil.nogil" in hint
+    assert "torchgil.gil_priority()" in hint
 
 
 def test_a_waiting_thread_says_who_held_the_gil_meanwhile():

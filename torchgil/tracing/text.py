@@ -103,19 +103,24 @@ def hints(report: Figures) -> tuple[str, ...]:
     return (*_waiting(report), *_holding(report))
 
 
+# The watchdog's: how long they wait is what they are there to see.
+_OUR_WITNESSES = ("torchgil-knock", "torchgil-look")
+
+
 def _waiting(report: Figures) -> list[str]:
     found = []
     for t in sorted(report.threads, key=lambda t: -t.wait_s):
         name, waited_s = next(iter(t.waits_after.items()), ("", 0.0))
-        if waited_s < 0.2 * t.wall_s or waited_s < 0.001:
+        if waited_s < 0.2 * t.wall_s or waited_s < 0.001 or t.name in _OUR_WITNESSES:
             continue
         after = f"after {name}" if name else "after releases outside any op (a result freed, a file, a lock)"
         holder, held_s = next(iter(t.waits_for.items()), ("", 0.0))
         who = f", most of it while {holder} held it" if held_s >= 0.5 * t.wait_s else ""
-        mend = "run the forward under one release with torchgil.nogil, or " if name else ""
+        mend = "run the forward under one release with torchgil.nogil, " if name else ""
         found.append(
             f"{100 * waited_s / t.wall_s:.0f} % of {t.name}'s time went into waiting for the GIL back "
-            f"{after}{who}: {mend}let other threads give way sooner with torchgil.switch_interval(1e-4)"
+            f"{after}{who}: {mend}let it ask for the GIL at once with torchgil.gil_priority(), or all threads "
+            "give way sooner with torchgil.switch_interval(1e-4)"
         )
     return found[:_HINTS]
 

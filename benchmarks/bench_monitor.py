@@ -184,14 +184,15 @@ def parent(options: argparse.Namespace) -> None:
         raise SystemExit("bench_monitor: the CPU time of single threads is read from /proc, which is Linux's")
     seconds = 1 if options.quick else 10
     watchers = [w for w in WATCHERS if w != "gilknocker" or importlib.util.find_spec("gilknocker")]
+    loads = LOADS[1:3] if options.quick else LOADS
     configurations = {
         f"{load}: {watcher}": {"question": "cost", "load": load, "watcher": watcher, "seconds": seconds}
-        for load in LOADS
+        for load in loads
         for watcher in watchers
-    } | {f"{load}: share": {"question": "share", "load": load, "seconds": seconds} for load in LOADS}
+    } | {f"{load}: share": {"question": "share", "load": load, "seconds": seconds} for load in loads}
     results = harness.interleave(__file__, configurations, rounds=options.rounds)
     rows: list[dict[str, Any]] = []
-    for load in LOADS:
+    for load in loads:
         free = results[f"{load}: nothing"]
         for watcher in watchers[1:]:
             rounds = results[f"{load}: {watcher}"]

@@ -299,7 +299,7 @@ def parent(options: argparse.Namespace) -> None:
         tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
     }
     configurations["pair"] = {"question": "pair", "blocks": blocks}
-    programs = PROGRAMS if sys.platform == "linux" else ()
+    programs = PROGRAMS[: 1 if options.quick else None] if sys.platform == "linux" else ()
     for program in programs:
         configurations[program] = {
             "question": "watchdog",

@@ -3,23 +3,29 @@
 A benchmark declares configurations; each runs in a process of its own, one after
 the other and round after round (A B C A B C ...), so that drift of the machine
 meets all of them alike. Figures are compared within one run only.
+
+With --quick the processes are forks of one that has imported torch, and there are fewer of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+Child = Callable[[dict[str, Any]], Any]
 FORMAT = 1
 RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a tree built in place need not be installed
@@ -89,6 +95,41 @@ def run_child(
     return json.loads(done.stdout.splitlines()[-1])
 
 
+quick: Child | None = None  # with --quick: what the script's children do
+
+
+def run_quick(
+    child: Child, configuration: Mapping[str, Any], *, threads: int = 1, timeout: float = 300
+) -> Any:
+    """As run_child, in a fork of a process that has imported torch: most of a short measurement is that."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.export"])
+    results, out = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile("r+") as log:
+        process = context.Process(target=_forked, args=(child, configuration, threads, log.name, out))
+        process.start()
+        out.close()
+        try:
+            if not results.poll(timeout):
+                raise SystemExit(f"no result within {timeout:.0f} s for {dict(configuration)}")
+            return results.recv()
+        except EOFError:
+            raise SystemExit(f"failed for {dict(configuration)}:\n{log.read()}") from None
+        finally:
+            process.kill()
+            process.join()
+
+
+def _forked(child: Child, configuration: dict[str, Any], threads: int, log: str, results: Connection) -> None:
+    import torch
+
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(threads)
+    results.send(child(configuration))
+
+
 def interleave(
     script: str, configurations: Mapping[str, Mapping[str, Any]], *, rounds: int, threads: int = 1
 ) -> dict[str, list[Any]]:
@@ -100,7 +141,10 @@ def interleave(
             left = (rounds * len(configurations) - done) * (time.monotonic() - begun) / max(done, 1)
             estimate = f", some {left // 60:.0f} min {left % 60:.0f} s left" if done else ""
             progress(f"{Path(script).stem}, round {number + 1}/{rounds}: {name}{estimate}")
-            results[name].append(run_child(script, configuration, threads=threads))
+            if quick:
+                results[name].append(run_quick(quick, configuration, threads=threads))
+            else:
+                results[name].append(run_child(script, configuration, threads=threads))
             done += 1
     progress("")
     return results
@@ -148,7 +192,7 @@ def save(name: str, rows: Any, path: str | None = None) -> Path:
 
 def main(
     doc: str | None,
-    child: Callable[[dict[str, Any]], Any],
+    child: Child,
     parent: Callable[[argparse.Namespace], None],
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
@@ -166,5 +210,6 @@ def main(
         print(json.dumps(child(json.loads(options.child))))
     else:
         if options.quick:
-            options.rounds = 1
+            global quick
+            options.rounds, quick = 1, child
         parent(options)

@@ -198,6 +198,7 @@ void register_ops(py::module_& m) {
   m.def(
       "keep_own_intra_op_threads",
       &ops::keep_own_threads,
+      py::call_guard<py::gil_scoped_release>(),
       "keep_own_intra_op_threads()\n--\n\n"
       "The calling thread's number is not taken away by a library's first "
       "parallel region.");

@@ -3,6 +3,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <atomic>
+
 #include "redirect/redirect.h"
 
 namespace torchgil::ops {
@@ -30,8 +32,8 @@ redirect::Client& first_regions = *new redirect::Client(
 
 void keep_own_threads() {
   // Calls of the interpreter's dlopen are followed; what was loaded otherwise
-  // is added here. The GIL guards it.
-  static unsigned long long objects_known = 0;
+  // is added here.
+  static std::atomic<unsigned long long> objects_known = 0;
   if (const auto loaded = redirect::objects_ever_loaded();
       loaded != objects_known && redirect::supported()) {
     first_regions.install();

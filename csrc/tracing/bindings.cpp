@@ -51,7 +51,7 @@ void after_fork_in_child() {
   gil_events::after_fork_in_child();
 }
 
-// GIL: held on entry and return; `gil` events let it go once in between.
+// GIL: held on entry and return; `gil` events let it go in between.
 py::dict trace_start(
     size_t max_events, bool gil, bool lock, bool ops, bool newest) {
   if (started) {

@@ -13,6 +13,7 @@
 
 #include "tracing/gil_events.h"
 
+#include <torchgil/gil.h>
 #include "redirect/redirect.h"
 #include "tracing/event_log.h"
 #include "tracing/futex_waiters.h"
@@ -281,7 +282,10 @@ Witnesses start(bool use_lock) {
         "not ELF for x86-64 or aarch64";
     return witnesses;
   }
-  witnesses.slots = client.install();
+  {
+    ReleaseWindow released; // it reads the tables of all that is loaded: 10 ms
+    witnesses.slots = client.install();
+  }
   witnesses.entry_points = witnesses.slots > 0;
   const bool interpreter_calls_seen =
       client.covers_interpreter("PyEval_SaveThread") &&

@@ -36,7 +36,7 @@ from forward_models import MODELS, Model  # noqa: E402
 import torchgil  # noqa: E402
 
 ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
-COMPILED = ("compile", "compile_cpp", "aoti", "inductor")
+QUICK = ("eager", "priority", "graph")
 Call = Callable[..., Any]
 
 
@@ -278,7 +278,7 @@ def parent(options: argparse.Namespace) -> None:
         raw = json.loads(target.read_text())["rows"]["rounds"]
     scale = 0.2 if options.quick else 1.0
     options.models = options.models or (["transformer"] if options.quick else list(MODELS))
-    options.rows = options.rows or [row for row in ROWS if not (options.quick and row in COMPILED)]
+    options.rows = options.rows or list(QUICK if options.quick else ROWS)
     for name in options.models:
         configurations = {
             row: {"model": name, "row": row, "scale": scale, "prepare": options.prepare}
@@ -348,7 +348,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rows",
         nargs="+",
         choices=ROWS,
-        help="which ways to run them (default all; with --quick what needs no compiler)",
+        help=f"which ways to run them (default all; with --quick {', '.join(QUICK)})",
     )
     parser.add_argument("--prepare", action="store_true", help="only compile, and keep it")
     parser.add_argument("--append", action="store_true", help="add rounds to the results there are")

@@ -184,7 +184,7 @@ def parent(options: argparse.Namespace) -> None:
         raise SystemExit("bench_monitor: the CPU time of single threads is read from /proc, which is Linux's")
     seconds = 1 if options.quick else 10
     watchers = [w for w in WATCHERS if w != "gilknocker" or importlib.util.find_spec("gilknocker")]
-    loads = LOADS[1:3] if options.quick else LOADS
+    loads = LOADS[1:2] if options.quick else LOADS
     configurations = {
         f"{load}: {watcher}": {"question": "cost", "load": load, "watcher": watcher, "seconds": seconds}
         for load in loads

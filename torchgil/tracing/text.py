@@ -119,8 +119,8 @@ def _waiting(report: Figures) -> list[str]:
         mend = "run the forward under one release with torchgil.nogil, " if name else ""
         found.append(
             f"{100 * waited_s / t.wall_s:.0f} % of {t.name}'s time went into waiting for the GIL back "
-            f"{after}{who}: {mend}let it ask for the GIL at once with torchgil.gil_priority(), or all threads "
-            "give way sooner with torchgil.switch_interval(1e-4)"
+            f"{after}{who}: {mend}let it ask for the GIL at once with torchgil.gil_priority(), "
+            "or all threads give way sooner with torchgil.switch_interval(1e-4)"
         )
     return found[:_HINTS]
 

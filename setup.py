@@ -47,7 +47,7 @@ LOCAL_VERSION = "+torch{}.{}".format(*SUPPORT["series"](TORCH_VERSION))
 TOGETHER = {
     "ops": ["ops/*.cpp"],
     "forward": ["forward/*.cpp"],
-    "tracing": ["module.cpp", "priority/*.cpp", "redirect/*.cpp", "tracing/*.cpp"],
+    "tracing": ["module.cpp", "priority/*.cpp", "redirect/*.cpp", "threads/*.cpp", "tracing/*.cpp"],
 }
 ALONE = ["csrc/tracing/gil_holder.cpp"]  # it reads the interpreter's own headers
 

@@ -52,19 +52,8 @@ void stop(void) { stopped = 1; pthread_join(thread, 0); }
 class _Sleeper:
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                "cc",
-                "-O2",
-                "-shared",
-                "-fPIC",
-                "-x",
-                "c",
-                "-",
-                "-o",
-                f"{folder}/sleeper.so",
-                "-pthread",
-            ]
-            subprocess.run(command, input=SLEEPER, text=True, check=True)
+            command = f"cc -O2 -shared -fPIC -pthread -x c - -o {folder}/sleeper.so"
+            subprocess.run(command.split(), input=SLEEPER, text=True, check=True)
             self._library = ctypes.CDLL(f"{folder}/sleeper.so")
 
     def start(self) -> None:

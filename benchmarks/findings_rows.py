@@ -141,7 +141,7 @@ def backward() -> Call:
 @row("autograd", "`loss.backward()` with a hook in Python that runs `sorted(list)`")
 def backward_hook() -> Call:
     numbers = list(range(2_000_000, 0, -1))
-    x = _square(200).requires_grad_()
+    x = _square().requires_grad_()
     x.register_hook(lambda grad: sorted(numbers) and None)
     loss = (x @ x).relu().sum()
     return lambda: loss.backward(retain_graph=True)

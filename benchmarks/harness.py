@@ -10,6 +10,7 @@ With --quick the processes are forks of one that has imported torch, and there a
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -134,6 +135,7 @@ def interleave(
     script: str, configurations: Mapping[str, Mapping[str, Any]], *, rounds: int, threads: int = 1
 ) -> dict[str, list[Any]]:
     """Each configuration's result of each round; the rounds visit all in turn."""
+    measure = functools.partial(run_quick, quick) if quick else functools.partial(run_child, script)
     results: dict[str, list[Any]] = {name: [] for name in configurations}
     done, begun = 0, time.monotonic()
     for number in range(rounds):
@@ -141,10 +143,7 @@ def interleave(
             left = (rounds * len(configurations) - done) * (time.monotonic() - begun) / max(done, 1)
             estimate = f", some {left // 60:.0f} min {left % 60:.0f} s left" if done else ""
             progress(f"{Path(script).stem}, round {number + 1}/{rounds}: {name}{estimate}")
-            if quick:
-                results[name].append(run_quick(quick, configuration, threads=threads))
-            else:
-                results[name].append(run_child(script, configuration, threads=threads))
+            results[name].append(measure(configuration, threads=threads))
             done += 1
     progress("")
     return results
@@ -199,7 +198,9 @@ def main(
     """The command line of a benchmark: the parent's, or with --child one configuration's."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="fresh processes per configuration (default 5)")
-    parser.add_argument("--quick", action="store_true", help="one short round: to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round of the main rows: to see that it runs"
+    )
     parser.add_argument(
         "--json", metavar="FILE", help="where to write the results (default benchmarks/results/)"
     )

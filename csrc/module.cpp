@@ -5,6 +5,7 @@ namespace torchgil {
 void register_forward(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
 void register_priority(pybind11::module_& m);
+void register_threads(pybind11::module_& m);
 void register_tracing(pybind11::module_& m);
 } // namespace torchgil
 
@@ -12,5 +13,6 @@ PYBIND11_MODULE(_C, m) {
   torchgil::register_forward(m);
   torchgil::register_ops(m);
   torchgil::register_priority(m);
+  torchgil::register_threads(m);
   torchgil::register_tracing(m);
 }

@@ -44,7 +44,7 @@ def intra_op_threads(n: int) -> Iterator[None]:
 
     A thread's number is kept: by itself torch sets it to the process's default again at the first
     ``at::parallel_for`` of each extension that a thread calls. The first use in a process
-    looks for them in all that is loaded, 5 to 10 ms.
+    looks for them in all that is loaded: some 10 ms.
 
     Args:
         n: Number of threads that one op may use, at least 1.

@@ -6,7 +6,6 @@
 #include "ops/estimate.h"
 #include "ops/latch.h"
 #include "ops/library.h"
-#include "ops/own_threads.h"
 #include "ops/witness.h"
 
 namespace py = pybind11;
@@ -195,13 +194,6 @@ void register_ops(py::module_& m) {
   register_latch(m);
   register_witness(m);
   def_adaptive_threshold(m);
-  m.def(
-      "keep_own_intra_op_threads",
-      &ops::keep_own_threads,
-      py::call_guard<py::gil_scoped_release>(),
-      "keep_own_intra_op_threads()\n--\n\n"
-      "The calling thread's number is not taken away by a library's first "
-      "parallel region.");
 
   PolicyModules policies(m, "torchgil");
   def_policies(

@@ -132,10 +132,10 @@ void backward(
   const auto* grad_data = grad.const_data_ptr<scalar_t>();
   const auto* x_data = x.const_data_ptr<scalar_t>();
   const auto* weight_data = weight.const_data_ptr<scalar_t>();
-  // One partial sum of the weight's gradient per thread: no atomics, and the
-  // same bits every time for the same number of threads. parallel_for would do
-  // this first, and the number may be another then: the process's default.
+  // parallel_for does this first, and it can change the number of threads.
   at::internal::lazy_init_num_threads();
+  // One partial sum of the weight's gradient per thread: no atomics, and the
+  // same bits every time for the same number of threads.
   const at::Tensor partial = at::zeros(
       {at::get_num_threads(), n},
       x.options().dtype(c10::CppTypeToScalarType<scalar_t>::value));

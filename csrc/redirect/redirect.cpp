@@ -22,14 +22,15 @@
 namespace torchgil::redirect {
 namespace {
 
-constinit Client* last_constructed = nullptr; // while libraries are loaded
+// Written while our library is loaded, by one thread.
+constinit Client* last_constructed = nullptr;
 
 } // namespace
 
 Client::Client(Place place, std::vector<Hook> hooks)
     : place(place),
       hooks(std::move(hooks)),
-      constructed_before(std::exchange(last_constructed, this)) {}
+      constructed_before_(std::exchange(last_constructed, this)) {}
 
 #ifndef TORCHGIL_ELF
 
@@ -244,7 +245,7 @@ int Client::install() {
   if (!installed_) {
     if (state.clients++ == 0) {
       add(loader);
-      for (Client* c = last_constructed; c; c = c->constructed_before) {
+      for (Client* c = last_constructed; c; c = c->constructed_before_) {
         for (const Hook& hook : c->hooks) {
           index_of(hook); // so that the tables are read for it, too
         }

@@ -89,10 +89,9 @@ class Client {
   const Place place;
   const std::vector<Hook> hooks;
 
-  Client* const constructed_before;
-
  private:
   void take_out();
+  Client* const constructed_before_;
   bool installed_ = false;
 };
 

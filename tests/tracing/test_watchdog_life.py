@@ -17,6 +17,7 @@ import torchgil
 from tests.conftest import in_threads, run_in_child
 from tests.tracing.loads import busy_in_python, threads
 from torchgil import held
+from torchgil.tracing import text
 from torchgil.tracing import watchdog as module
 
 
@@ -102,6 +103,16 @@ def test_several_watch_at_once() -> None:
         held.spin(0.7)
     assert len(low.holds) == 2
     assert [hold.duration_s > 0.4 for hold in high.holds] == [True]
+
+
+def test_a_traces_hints_do_not_speak_of_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torchgil.trace() as t, torchgil.Watchdog(threshold=0.02, on_hold=lambda hold: None):
+        for _ in range(3):
+            held.spin(0.1)
+    assert any("torchgil-knock" in thread.name for thread in t.report().threads)
+    assert not any("torchgil-knock" in hint for hint in t.report().hints)
+    monkeypatch.setattr(text, "_KNOCKER", "somebody else")  # the control: it does wait
+    assert any("torchgil-knock" in hint for hint in text.hints(t.report()))
 
 
 def test_keeps_the_newest_holds() -> None:
@@ -201,7 +212,8 @@ def test_a_fork_in_the_middle_of_a_start_leaves_the_child_no_lock() -> None:
     run_in_child(
         """
         import os, threading, torchgil, warnings
-        from torchgil.tracing import watchdog as module
+        from torchgil.tracing import text
+from torchgil.tracing import watchdog as module
         warnings.simplefilter("ignore", DeprecationWarning)
         original, inside, go_on = module._Session, threading.Event(), threading.Event()
         def session(watchdog):

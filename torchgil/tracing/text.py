@@ -103,15 +103,14 @@ def hints(report: Figures) -> tuple[str, ...]:
     return (*_waiting(report), *_holding(report))
 
 
-# The watchdog's: how long they wait is what they are there to see.
-_OUR_WITNESSES = ("torchgil-knock", "torchgil-look")
+_KNOCKER = "torchgil-knock"  # the watchdog's thread that asks for the GIL: how long it waits is no find
 
 
 def _waiting(report: Figures) -> list[str]:
     found = []
     for t in sorted(report.threads, key=lambda t: -t.wait_s):
         name, waited_s = next(iter(t.waits_after.items()), ("", 0.0))
-        if waited_s < 0.2 * t.wall_s or waited_s < 0.001 or t.name in _OUR_WITNESSES:
+        if waited_s < 0.2 * t.wall_s or waited_s < 0.001 or t.name.startswith(_KNOCKER):
             continue
         after = f"after {name}" if name else "after releases outside any op (a result freed, a file, a lock)"
         holder, held_s = next(iter(t.waits_for.items()), ("", 0.0))

@@ -1,5 +1,5 @@
-// csrc/ops/own_threads.cpp: see own_threads.h.
-#include "ops/own_threads.h"
+// csrc/threads/own_threads.cpp: see own_threads.h.
+#include "threads/own_threads.h"
 
 #include <ATen/Parallel.h>
 
@@ -7,7 +7,7 @@
 
 #include "redirect/redirect.h"
 
-namespace torchgil::ops {
+namespace torchgil::threads {
 namespace {
 
 thread_local bool keeps_own = false;
@@ -42,4 +42,4 @@ void keep_own_threads() {
   keeps_own = true;
 }
 
-} // namespace torchgil::ops
+} // namespace torchgil::threads

@@ -1,8 +1,8 @@
-// csrc/ops/own_threads.h: a thread keeps the number of intra-op threads that it
-// set for itself.
+// csrc/threads/own_threads.h: a thread keeps the number of intra-op threads
+// that it set for itself.
 #pragma once
 
-namespace torchgil::ops {
+namespace torchgil::threads {
 
 /// From now on no parallel region takes the calling thread's own number away.
 ///
@@ -12,4 +12,4 @@ namespace torchgil::ops {
 /// GIL: not held; the first call reads the tables of all that is loaded.
 void keep_own_threads();
 
-} // namespace torchgil::ops
+} // namespace torchgil::threads

@@ -212,8 +212,7 @@ def test_a_fork_in_the_middle_of_a_start_leaves_the_child_no_lock() -> None:
     run_in_child(
         """
         import os, threading, torchgil, warnings
-        from torchgil.tracing import text
-from torchgil.tracing import watchdog as module
+        from torchgil.tracing import watchdog as module
         warnings.simplefilter("ignore", DeprecationWarning)
         original, inside, go_on = module._Session, threading.Event(), threading.Event()
         def session(watchdog):

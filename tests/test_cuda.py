@@ -197,7 +197,7 @@ def test_a_wait_for_the_device_is_no_hold() -> None:
 
 
 def test_priority_gets_the_gil_back_beside_a_busy_thread() -> None:
-    x, started, stop = torch.randn(8, 8, device="cuda"), threading.Event(), threading.Event()
+    x, started, stop = torch.randn(2048, 2048, device="cuda"), threading.Event(), threading.Event()
 
     def busy() -> None:
         started.set()
@@ -206,10 +206,9 @@ def test_priority_gets_the_gil_back_beside_a_busy_thread() -> None:
 
     def chain() -> float:
         began = time.perf_counter()
-        y = x
         for _ in range(20):
-            y = torch.mm(x, y)
-        y.cpu()
+            torch.mm(x, x)
+            torch.cuda.synchronize()  # long enough that the neighbour wakes and takes the GIL
         return time.perf_counter() - began
 
     chain()

@@ -156,6 +156,7 @@ class Zygote:
             finally:
                 in_time = clock.is_alive()
                 clock.cancel()
+                clock.join()
             if ended == -signal.SIGKILL and not in_time:
                 ended = None
             left += [f"a temporary file {path.relative_to(own)}" for path in sorted(own.iterdir())]

@@ -1,7 +1,8 @@
 """Does batching single-row requests in Python pay, and what does a lone request lose?
 
 The model is an MLP of three 64-wide layers, so small that the batcher is most of the work: the hardest case.
-Every row of the table answers the same single-row requests on one intra-op thread:
+The rows "256 wide" have a larger one, of which batches by hand give some eight times as much. Every row of the
+table answers the same single-row requests on one intra-op thread:
 
   singles          a loop that calls the model once per request: 1x
   by hand          a loop that concatenates 32 rows, calls, splits: the limit, nothing is queued
@@ -15,11 +16,12 @@ Every row of the table answers the same single-row requests on one intra-op thre
                    no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that
                    wait. A row that a peer has no call for is not there
 
-Timed: from the first request to the last result, after a warm-up of the same kind and a garbage collection
-(the first full one after the import of torch takes 80 ms, wherever it falls). The lone request: submit() to
+Timed: from the first request to the last result, after a warm-up of the same kind and `gc.freeze()`: torch's
+own objects make a full garbage collection of 80 ms, and every few thousand requests in flight bring one about.
+Each process times the loop of single calls as well, just before and just after, and the ratio is to that one:
+from one process to the next its rate differs by two on a shared machine. The lone request: submit() to
 result() in turn with direct calls, and with submit() to result() of a bare ThreadPoolExecutor, the least that
-a batcher on an executor adds; in one process; max_delay=0. Ratios are taken within a round: the machine's
-drift meets both.
+a batcher on an executor adds; in one process; max_delay=0.
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 
@@ -54,7 +56,12 @@ ROWS = [
     "torchgil asyncio, copy=False",
     "torchgil asyncio, 4000 tasks",
     "torchgil 32 waiting threads",
+    "by hand, 256 wide",
+    "torchgil threads, 256 wide",
+    "torchgil asyncio, 256 wide",
 ]
+WIDE = ", 256 wide"
+QUICK = ["singles", "by hand", "torchgil threads", "torchgil map", "torchgil asyncio"]
 PEERS = {"batched": "batched", "async-batcher": "async_batcher"}
 PEER_ROWS = [
     "batched asyncio",
@@ -66,13 +73,16 @@ PEER_ROWS = [
 
 
 def child(configuration: dict[str, Any]) -> Any:
-    """One row of the table, in a fresh process: rows per second, or the lone request's latencies."""
+    """One row of the table, in a fresh process: rows per second, its own and those of single calls; or the lone
+    request's latencies."""
     import torch
 
+    name, count = configuration["row"], configuration["requests"]
+    width = 256 if name.endswith(WIDE) else 64
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers, torch.nn.Linear(64, 64)).eval()
-    requests = list(torch.randn(1024, 64).split(1))
+    layers = [torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(width, width)).eval()
+    requests = list(torch.randn(1024, width).split(1))
 
     @torch.inference_mode()
     def fn(batch: torch.Tensor) -> torch.Tensor:
@@ -84,17 +94,25 @@ def child(configuration: dict[str, Any]) -> Any:
 
     for request in requests:
         fn(request)
-    name, count = configuration["row"], configuration["requests"]
     if name == "lone":
         return lone(fn, requests, count)
-    serve = SERVE[name]
+    serve = SERVE[name.removesuffix(WIDE)]
     warm, timed = requests * 8, (requests * (count // len(requests) + 1))[:count]
-    return serve(fn if name in ROWS else fn_of_list, warm, timed)
+    before = singles(fn, requests, requests * 4)
+    rate = serve(fn if name in ROWS else fn_of_list, warm, timed)
+    after = singles(fn, requests, requests * 4)
+    return {"rows_per_s": rate, "singles_per_s": 2 / (1 / before + 1 / after)}
+
+
+def settle() -> None:
+    """No full garbage collection falls into what is timed."""
+    gc.collect()
+    gc.freeze()
 
 
 def timed_run(run: Callable[[list[Any]], Any], warm: list[Any], timed: list[Any]) -> float:
     run(warm)
-    gc.collect()
+    settle()
     start = time.perf_counter()
     run(timed)
     return len(timed) / (time.perf_counter() - start)
@@ -162,18 +180,23 @@ def through_map(fn: Any, warm: list[Any], timed: list[Any]) -> float:
 async def from_tasks(
     call: Callable[[Any], Any], warm: list[Any], timed: list[Any], tasks: int = 256
 ) -> float:
-    async def client(requests: list[Any]) -> None:
+    async def client(requests: list[Any], start: asyncio.Event) -> None:
+        await start.wait()
         for request in requests:
             await call(request)
 
-    async def run(requests: list[Any]) -> None:
-        await asyncio.gather(*[client(requests[i::tasks]) for i in range(tasks)])
+    async def run(requests: list[Any]) -> float:
+        start = asyncio.Event()
+        clients = [asyncio.create_task(client(requests[i::tasks], start)) for i in range(tasks)]
+        await asyncio.sleep(0)  # they wait
+        settle()
+        began = time.perf_counter()
+        start.set()
+        await asyncio.gather(*clients)
+        return len(requests) / (time.perf_counter() - began)
 
     await run(warm)
-    gc.collect()
-    start = time.perf_counter()
-    await run(timed)
-    return len(timed) / (time.perf_counter() - start)
+    return await run(timed)
 
 
 def from_a_loop(tasks: int = 256, **options: Any) -> Callable[..., float]:
@@ -299,9 +322,15 @@ SERVE: dict[str, Callable[..., float]] = {
 }
 
 
+def over_singles(results: dict[str, list[Any]], row: str) -> list[float]:
+    """Times the rows of the loop of single calls in the same process, round by round."""
+    return [result["rows_per_s"] / result["singles_per_s"] for result in results[row]]
+
+
 def over(results: dict[str, list[Any]], row: str, base: str) -> dict[str, float]:
-    """Spread of the ratios of two rows, round by round."""
-    return harness.spread([mine / other for mine, other in zip(results[row], results[base], strict=True)])
+    """Spread of the ratios of two rows, round by round, each over its own single calls."""
+    mine, others = over_singles(results, row), over_singles(results, base)
+    return harness.spread([own / other for own, other in zip(mine, others, strict=True)])
 
 
 def parent(options: argparse.Namespace) -> None:
@@ -311,16 +340,16 @@ def parent(options: argparse.Namespace) -> None:
     for peer in PEERS.keys() - present:
         print(f"{peer}: absent (pip install --no-deps {peer})")
     peer_rows = [row for row in PEER_ROWS if row.split()[0] in present and not options.quick]
-    names = [*(row for row in ROWS if not options.quick or "," not in row), *peer_rows, "lone"]
+    names = [*(row for row in ROWS if not options.quick or row in QUICK), *peer_rows, "lone"]
     configurations = {name: {"row": name, "requests": count} for name in names}
     results = harness.interleave(str(Path(__file__)), configurations, rounds=options.rounds)
     rows: list[dict[str, Any]] = []
-    print(f"{'':28} {'rows/s':>9} {'x singles':>10}   (median of {options.rounds}; each round's own ratio)")
+    print(f"{'':28} {'rows/s':>9} {'x singles':>10}   (median of {options.rounds}; each process's own ratio)")
     for name in names[:-1]:
-        ratio = over(results, name, "singles")
-        rows.append({"row": name, "rows_per_s": harness.spread(results[name]), "ratio": ratio})
-        rate = statistics.median(results[name])
-        print(f"{name:28} {rate:9.0f} {ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}")
+        ratio = harness.spread(over_singles(results, name))
+        rate = harness.spread([result["rows_per_s"] for result in results[name]])
+        rows.append({"row": name, "rows_per_s": rate, "ratio": ratio})
+        print(f"{name:28} {rate['median']:9.0f} {ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}")
     pairs = [(row.replace(row.split()[0], "torchgil"), row) for row in peer_rows]
     if "torchgil asyncio, 4000 tasks" in names:
         pairs = [("torchgil asyncio, 4000 tasks", "torchgil asyncio"), *pairs]

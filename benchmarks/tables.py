@@ -63,6 +63,9 @@ BATCHING = {
     "batched 32 waiting threads": "`batched`, 32 threads that each wait for one request",
     "async-batcher asyncio": "`async-batcher`, 256 tasks",
     "async-batcher threads": "`async-batcher`, two threads",
+    "by hand, 256 wide": "256 wide: by hand",
+    "torchgil threads, 256 wide": "256 wide: `Batcher`, two threads",
+    "torchgil asyncio, 256 wide": "256 wide: `Batcher`, 256 tasks",
 }
 
 

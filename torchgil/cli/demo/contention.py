@@ -124,16 +124,18 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
                 progress(f"beside a busy thread: {call.name} {size}x{size}")
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
+                kept: list[Any] = []  # freed when the busy thread has ended: beside it each free is a wait
                 with busy_thread() as counted:
                     free = 0.0
                     while not free:  # on a loaded machine it may not have had a core for so long
                         # Of this very thread and moment: a processor's speed changes.
                         free = _per_second(counted, partial(time.sleep, seconds / 8))
                     with gil_priority() if call.priority else nullcontext():
-                        beside = _times(call, a, b, calls, seconds, [])
+                        beside = _times(call, a, b, calls, seconds, kept)
                         # For longer than a few calls of some microseconds take.
-                        kept = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, []))
-                rows.append(_row(call, size, alone, beside, _takes(call, a, b), kept / free))
+                        left = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, kept))
+                kept.clear()
+                rows.append(_row(call, size, alone, beside, _takes(call, a, b), left / free))
     return Contention(sys.getswitchinterval(), wake_up, tuple(rows))
 
 

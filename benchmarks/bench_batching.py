@@ -1,8 +1,8 @@
 """Does batching single-row requests in Python pay, and what does a lone request lose?
 
 The model is an MLP of three 64-wide layers, so small that the batcher is most of the work: the hardest case.
-The rows "256 wide" have a larger one, of which batches by hand give some eight times as much. Every row of the
-table answers the same single-row requests on one intra-op thread:
+The rows "256 wide" have a larger one, of which batches by hand give some eight times as much. Every row of
+the table answers the same single-row requests on one intra-op thread:
 
   singles          a loop that calls the model once per request: 1x
   by hand          a loop that concatenates 32 rows, calls, splits: the limit, nothing is queued
@@ -16,10 +16,11 @@ table answers the same single-row requests on one intra-op thread:
                    no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that
                    wait. A row that a peer has no call for is not there
 
-Timed: from the first request to the last result, after a warm-up of the same kind and `gc.freeze()`: torch's
-own objects make a full garbage collection of 80 ms, and every few thousand requests in flight bring one about.
+Timed: from the first request to the last result, after a warm-up of the same kind and `gc.freeze()`: with
+torch's own objects a full garbage collection takes 80 ms, and some ten thousand requests bring one about.
 Each process times the loop of single calls as well, just before and just after, and the ratio is to that one:
-from one process to the next its rate differs by two on a shared machine. The lone request: submit() to
+from one process to the next its rate differs by two on a shared machine. What batches differs less; two such
+rows are compared round by round. The lone request: submit() to
 result() in turn with direct calls, and with submit() to result() of a bare ThreadPoolExecutor, the least that
 a batcher on an executor adds; in one process; max_delay=0.
 
@@ -73,8 +74,8 @@ PEER_ROWS = [
 
 
 def child(configuration: dict[str, Any]) -> Any:
-    """One row of the table, in a fresh process: rows per second, its own and those of single calls; or the lone
-    request's latencies."""
+    """One row of the table, in a fresh process: rows per second, its own and those of single calls; or the
+    lone request's latencies."""
     import torch
 
     name, count = configuration["row"], configuration["requests"]
@@ -322,15 +323,10 @@ SERVE: dict[str, Callable[..., float]] = {
 }
 
 
-def over_singles(results: dict[str, list[Any]], row: str) -> list[float]:
-    """Times the rows of the loop of single calls in the same process, round by round."""
-    return [result["rows_per_s"] / result["singles_per_s"] for result in results[row]]
-
-
 def over(results: dict[str, list[Any]], row: str, base: str) -> dict[str, float]:
-    """Spread of the ratios of two rows, round by round, each over its own single calls."""
-    mine, others = over_singles(results, row), over_singles(results, base)
-    return harness.spread([own / other for own, other in zip(mine, others, strict=True)])
+    """Spread of the ratios of two rows, round by round."""
+    pairs = zip(results[row], results[base], strict=True)
+    return harness.spread([mine["rows_per_s"] / other["rows_per_s"] for mine, other in pairs])
 
 
 def parent(options: argparse.Namespace) -> None:
@@ -346,10 +342,11 @@ def parent(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     print(f"{'':28} {'rows/s':>9} {'x singles':>10}   (median of {options.rounds}; each process's own ratio)")
     for name in names[:-1]:
-        ratio = harness.spread(over_singles(results, name))
-        rate = harness.spread([result["rows_per_s"] for result in results[name]])
+        ratio = harness.spread([r["rows_per_s"] / r["singles_per_s"] for r in results[name]])
+        rate = harness.spread([r["rows_per_s"] for r in results[name]])
         rows.append({"row": name, "rows_per_s": rate, "ratio": ratio})
-        print(f"{name:28} {rate['median']:9.0f} {ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}")
+        spread = f"{ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}"
+        print(f"{name:28} {rate['median']:9.0f} {spread}")
     pairs = [(row.replace(row.split()[0], "torchgil"), row) for row in peer_rows]
     if "torchgil asyncio, 4000 tasks" in names:
         pairs = [("torchgil asyncio, 4000 tasks", "torchgil asyncio"), *pairs]

@@ -192,7 +192,7 @@ BUDGETS = [
            of_row("on_over_off", work="eager", way="off and on")),
     Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst crowd", False,
            0.5, "x", left_to_the_busy),
-    Budget("batching", "`Batcher` from threads, rows over single calls, where batches by hand give 8x", False, 2, "x",
+    Budget("batching", "`Batcher` from threads, rows over single calls (batches by hand: 8x)", False, 2, "x",
            of_row("ratio", row="torchgil threads, 256 wide")),
     Budget("batching", "`Batcher` from asyncio, likewise", False, 2, "x",
            of_row("ratio", row="torchgil asyncio, 256 wide")),

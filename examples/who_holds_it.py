@@ -55,6 +55,5 @@ if __name__ == "__main__":
     with torchgil.Watchdog(threshold=0.03, on_hold=lambda hold: None) as watchdog, torchgil.trace() as t:
         for call in (releases, holds, python):
             print(f"{call.__name__:8} the ticker's longest gap: {longest_gap(call) * 1e3:.0f} ms")
-    for hold in watchdog.holds:
-        print(hold.format())
+    print(*(hold.format() for hold in watchdog.holds), sep="\n")
     print(t.report())

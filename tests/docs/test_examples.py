@@ -43,6 +43,18 @@ def test_the_pytest_example_passes_and_its_control_fails_as_expected():
 
 @needs_compiler
 @pytest.mark.slow
+def test_an_op_of_ones_own_releases_as_its_policy_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    verdicts = [line.split() for line in output_of("own_op.py").splitlines()[-6:]]
+    assert [(policy, elements, verdict) for elements, policy, verdict in verdicts] == [
+        *(("held", "20,000", "holds"), ("released", "20,000", "releases"), ("adaptive", "20,000", "holds")),
+        *(("held", "4,000,000", "holds"), ("released", "4,000,000", "releases")),
+        ("adaptive", "4,000,000", "releases"),
+    ]
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_a_packages_calls_hold_with_torchs_loader_and_release_with_ours():
     printed = output_of("package_threads.py")
     assert re.search(r"^torch's loader +holds ", printed, re.MULTILINE), printed

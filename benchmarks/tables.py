@@ -49,7 +49,7 @@ def forward_rows(rows: Any) -> list[str]:
 
 
 BATCHING = {
-    "singles": "a loop of single calls",
+    "singles": "a loop of single calls, against itself",
     "by hand": "by hand: concatenate 32, call, split, no queue",
     "torchgil threads": "`Batcher`, two threads",
     "torchgil map": "`Batcher.map`, one thread",

@@ -45,12 +45,18 @@ def test_the_pytest_example_passes_and_its_control_fails_as_expected():
 @pytest.mark.slow
 def test_an_op_of_ones_own_releases_as_its_policy_says(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    verdicts = [line.split() for line in output_of("own_op.py").splitlines()[-6:]]
-    assert [(policy, elements, verdict) for elements, policy, verdict in verdicts] == [
-        *(("held", "20,000", "holds"), ("released", "20,000", "releases"), ("adaptive", "20,000", "holds")),
-        *(("held", "4,000,000", "holds"), ("released", "4,000,000", "releases")),
-        ("adaptive", "4,000,000", "releases"),
-    ]
+    verdicts = {
+        (policy, elements): verdict
+        for elements, policy, verdict in map(str.split, output_of("own_op.py").splitlines()[-6:])
+    }
+    assert verdicts.pop(("released", "20,000")) in ("releases", "partly")  # a window of some 50 us
+    assert verdicts == {
+        ("held", "20,000"): "holds",
+        ("adaptive", "20,000"): "holds",
+        ("held", "4,000,000"): "holds",
+        ("released", "4,000,000"): "releases",
+        ("adaptive", "4,000,000"): "releases",
+    }
 
 
 @needs_compiler

@@ -246,12 +246,14 @@ def plot(results: list[Result], path: str) -> None:
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.grid(alpha=0.3)
     figure.canvas.draw()  # places the axes
+    spots = axes.transData.transform([(memory, rate) for rate, memory, _ in points]) * 72 / figure.dpi
     taken: list[tuple[float, float]] = []
-    for rate, memory, name in sorted(points, reverse=True):
-        x, at = axes.transData.transform((memory, rate)) * 72 / figure.dpi
+    for (x, at), (rate, memory, name) in sorted(zip(spots, points, strict=True), key=lambda p: -p[0][1]):
         y = at
-        while any(abs(x - left) < 170 and abs(y - height) < 10 for left, height in taken):
-            y -= 1  # under the name that stands there
+        while any(abs(x - left) < 170 and abs(y - height) < 10 for left, height in taken) or any(
+            0 < left - x < 130 and abs(y - height) < 9 for left, height in spots
+        ):
+            y -= 1  # under the name or the dot that stands there
         taken.append((x, y))
         axes.annotate(name, (memory, rate), (9, y - at - 3), textcoords="offset points", fontsize=8)
     with whole(path) as written:

@@ -241,8 +241,8 @@ class Dispatcher:
                 if request.loop is not None and request.future.cancelled():
                     self._counts.ended["cancelled"] += 1
                 else:
-                    self._counts.ended[outcome] += 1
                     ended.append(request)
+        self._counts.ended[outcome] += len(ended)
         return ended
 
     def close(self, *, drain: bool) -> Future[None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -151,17 +151,14 @@ class RowQueue:
             request.state = "ended"
         return blocked
 
-    def _took(self, group: _Group, requests: Iterable[Request]) -> list[Request]:
+    def _took(self, group: _Group, requests: Collection[Request]) -> list[Request]:
         """Count `requests` out, just taken from `group`, and let others in; those that were not cancelled."""
-        taken = []
-        for request in requests:
-            group.rows -= request.rows
-            self.rows -= request.rows
-            self.requests -= 1
-            if request.take():
-                taken.append(request)
-            else:
-                self.cancelled += 1
+        rows = sum([request.rows for request in requests])
+        group.rows -= rows
+        self.rows -= rows
+        self.requests -= len(requests)
+        taken = [request for request in requests if request.take()]
+        self.cancelled += len(requests) - len(taken)
         if not group.requests:
             self._groups.pop(group.key, None)
         while self.blocked and self.requests < self._max_requests:

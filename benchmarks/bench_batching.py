@@ -20,9 +20,9 @@ Timed: from the first request to the last result, after a warm-up of the same ki
 torch's own objects a full garbage collection takes 80 ms, and some ten thousand requests bring one about.
 Each process times the loop of single calls as well, just before and just after, and the ratio is to that one:
 from one process to the next its rate differs by two on a shared machine. What batches differs less; two such
-rows are compared round by round. The lone request: submit() to
-result() in turn with direct calls, and with submit() to result() of a bare ThreadPoolExecutor, the least that
-a batcher on an executor adds; in one process; max_delay=0.
+rows are compared round by round. The lone request: submit() to result() in turn with direct calls, and with
+submit() to result() of a bare ThreadPoolExecutor, the least that a batcher on an executor adds; in one
+process; max_delay=0.
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 

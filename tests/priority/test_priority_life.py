@@ -136,6 +136,9 @@ with torchgil.gil_priority():
         assert os.waitpid(pid, 0)[1] == 0
 stop = True
 for other in others: other.join()
+# join() returns before the system's thread has ended, and one that ends amid a fork may hold a lock that is
+# nobody's in the child: asan's allocator has such.
+while any(os.path.exists(f"/proc/self/task/{{other.native_id}}") for other in others): pass
 pid = os.fork()
 if pid == 0:
     beside(lambda: released.wait(started, 60), gil_priority=True)

@@ -6,8 +6,8 @@ and meanwhile. The ways: `plain`; `priority`, each working thread in a block of 
 its own default); `interval`, sys.setswitchinterval(1e-5), which is for every thread of the process.
 
 The works: `reacquire` is a release of 0.2 ms, of which the time over 0.2 ms counts; `eager` and `nogil` are
-forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD). Intra-op
-threads: 1. `on` and `off` are the work alone with and without priority, in turn: what it costs at rest.
+forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD), `add` one
+torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `on` and `off` are the work alone with and without priority, in turn: what it costs at rest.
 
 What is unfair: the busy threads count in a tight loop, which gives way within nanoseconds when it is
 asked; real Python code is as quick, a C call that holds the GIL is not. On two cores, four working
@@ -33,7 +33,7 @@ import torchgil
 from torchgil.tracing import wakeup_latency
 
 WAYS = ("plain", "priority", "interval")
-WORKS = ("reacquire", "eager", "step", "nogil")
+WORKS = ("reacquire", "eager", "step", "nogil", "add")
 CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)]  # working threads, busy threads
 RELEASED_S = 0.0002
 
@@ -42,6 +42,9 @@ def make(work: str, way: str) -> Callable[[], Any]:
     """One call of the work, for one thread."""
     if work == "reacquire":
         return lambda: torchgil.released.spin(RELEASED_S)
+    if work == "add":
+        small = torch.randn(4, 4)
+        return lambda: torch.add(small, small)
     torch.manual_seed(0)
     model = MODELS["transformer"]
     module, inputs = model.make().eval(), model.inputs(0)

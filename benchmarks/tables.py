@@ -163,6 +163,7 @@ def priority_works_rows(rows: Any) -> list[str]:
         "eager": "eager forward, 4-layer transformer",
         "step": "a training step of it",
         "nogil": "`nogil`",
+        "add": "`torch.add`, 4x4, back to back",
     }
     return priority_rows(rows, [(work, 1, 1) for work in titles], lambda work, *_: titles[work])
 

@@ -7,7 +7,8 @@ its own default); `interval`, sys.setswitchinterval(1e-5), which is for every th
 
 The works: `reacquire` is a release of 0.2 ms, of which the time over 0.2 ms counts; `eager` and `nogil` are
 forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD), `add` one
-torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `on` and `off` are the work alone with and without priority, in turn: what it costs at rest.
+torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `on` and `off` are the work
+alone with and without priority, in turn: what it costs at rest.
 
 What is unfair: the busy threads count in a tight loop, which gives way within nanoseconds when it is
 asked; real Python code is as quick, a C call that holds the GIL is not. On two cores, four working

@@ -99,7 +99,7 @@ def asked_late(rows: list[Any]) -> Spread:
 
 
 def left_to_the_busy(rows: list[Any]) -> Spread:
-    """The busy threads' progress beside priority, over that beside the short interval: the worst crowd's."""
+    """The busy threads' progress beside priority, over that beside the short interval: the worst row's."""
     crowds = {(r["work"], r["workers"], r["busy"]) for r in rows if r["way"] == "interval"}
     kept = []
     for work, workers, busy in crowds:
@@ -194,9 +194,9 @@ BUDGETS = [
            of_row("ratio", work="nogil", way="priority", workers=1, busy=1)),
     Budget("priority", "eager forward alone, with priority over without", True, 1.01, "x",
            of_row("on_over_off", work="eager", way="off and on")),
-    Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst crowd", False,
+    Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst row", False,
            0.5, "x", left_to_the_busy),
-    Budget("batching", "`Batcher` from threads, rows over single calls, the worse of two models", False, 2, "x",
+    Budget("batching", "`Batcher` from threads, rows over single calls, worse of two models", False, 2, "x",
            least_ratio("torchgil threads", "torchgil threads, 256 wide")),
     Budget("batching", "`Batcher` from asyncio, likewise", False, 2, "x",
            least_ratio("torchgil asyncio", "torchgil asyncio, 256 wide")),

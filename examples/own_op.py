@@ -2,8 +2,8 @@
 
     python examples/own_op.py       # compiles for half a minute, once
 
-A call of microseconds is "partly" even where it releases: what lies around the release counts too, and it is not
-worth one. `torchgil new` makes a whole project of it, with autograd, torch.compile and tests.
+A call of microseconds is "partly" even where it releases: what lies around the release counts too.
+`torchgil new` makes a whole project of it, with autograd, torch.compile and tests.
 """
 
 from __future__ import annotations

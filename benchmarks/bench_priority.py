@@ -7,8 +7,9 @@ its own default); `interval`, sys.setswitchinterval(1e-5), which is for every th
 
 The works: `reacquire` is a release of 0.2 ms, of which the time over 0.2 ms counts; `eager` and `nogil` are
 forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD), `add` one
-torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `on` and `off` are the work
-alone with and without priority, in turn: what it costs at rest.
+torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `off and on` is the work
+alone without and with priority, in turn: what it costs at rest; there, what the process's first block
+takes, and each later one, is timed as well.
 
 What is unfair: the busy threads count in a tight loop, which gives way within nanoseconds when it is
 asked; real Python code is as quick, a C call that holds the GIL is not. On two cores, four working
@@ -35,7 +36,8 @@ from torchgil.tracing import wakeup_latency
 
 WAYS = ("plain", "priority", "interval")
 WORKS = ("reacquire", "eager", "step", "nogil", "add")
-CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)]  # working threads, busy threads
+CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)]  # threads running `eager`, busy threads
+BLOCKS = 10_000
 RELEASED_S = 0.0002
 
 
@@ -164,18 +166,31 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def block() -> None:
+    """One, of nothing."""
+    with torchgil.gil_priority():
+        pass
+
+
 def at_rest(work: str, scale: float) -> dict[str, Any]:
     """The same calls alone, with priority and without, in turn."""
     call = make(work, "plain")
     timed(call, 0.3 * scale, 20)
-    with torchgil.gil_priority():
-        pass  # from here on everything is redirected, and stays so
+    (first,) = timed(block, 0, 1)  # from here on everything is redirected, and stays so
+    started = time.perf_counter()
+    for _ in range(BLOCKS):
+        block()
+    each = (time.perf_counter() - started) / BLOCKS
     on, off = [], []
     for _ in range(max(2, int(20 * scale))):
         off += timed(call, 0.1 * scale)
         with torchgil.gil_priority():
             on += timed(call, 0.1 * scale)
-    return {"on_over_off": harness.quantile(on, 0.5) / harness.quantile(off, 0.5)}
+    return {
+        "on_over_off": harness.quantile(on, 0.5) / harness.quantile(off, 0.5),
+        "first_block_s": first,
+        "block_s": each,
+    }
 
 
 def parent(options: argparse.Namespace) -> None:
@@ -186,6 +201,7 @@ def parent(options: argparse.Namespace) -> None:
     wanted = [(work, way, 1, 1) for work in works for way in ways]
     crowds = [] if options.quick else CROWDS
     wanted += [("eager", way, workers, busy) for workers, busy in crowds for way in WAYS]
+    wanted += [("add", way, 2, 1) for way in WAYS if crowds]
     wanted += [(work, "off and on", 1, 0) for work in ("eager", "nogil")]
     configurations = {
         f"{work}, {way}, {workers} beside {busy}": {
@@ -212,7 +228,10 @@ def show(rows: list[dict[str, Any]]) -> None:
     for r in rows:
         name = f"{r['work']}, {r['way']}, {r['workers']} beside {r['busy']}"
         if "ratio" not in r:
-            print(f"{name:34}{r['on_over_off']['median']:.3f}x")
+            print(
+                f"{name:34}{r['on_over_off']['median']:.3f}x; a block {r['block_s']['median'] * 1e6:.2f} us, "
+                f"the first {r['first_block_s']['median'] * 1e3:.1f} ms"
+            )
             continue
         figures = {key: value["median"] for key, value in r.items() if isinstance(value, dict)}
         print(

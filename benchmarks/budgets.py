@@ -194,6 +194,8 @@ BUDGETS = [
            of_row("ratio", work="nogil", way="priority", workers=1, busy=1)),
     Budget("priority", "eager forward alone, with priority over without", True, 1.01, "x",
            of_row("on_over_off", work="eager", way="off and on")),
+    Budget("priority", "a block of `gil_priority()`, after the first", True, 1, " us",
+           of_row("block_s", 1e6, work="eager", way="off and on")),
     Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst row", False,
            0.5, "x", left_to_the_busy),
     Budget("batching", "`Batcher` from threads, rows over single calls, worse of two models", False, 2, "x",

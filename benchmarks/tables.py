@@ -165,7 +165,10 @@ def priority_works_rows(rows: Any) -> list[str]:
         "nogil": "`nogil`",
         "add": "`torch.add`, 4x4, back to back",
     }
-    return priority_rows(rows, [(work, 1, 1) for work in titles], lambda work, *_: titles[work])
+    wanted = [(work, 1, 1) for work in titles] + [("add", 2, 1)]
+    return priority_rows(
+        rows, wanted, lambda work, workers, _: titles[work] + ", in two threads" * (workers == 2)
+    )
 
 
 def priority_crowds_rows(rows: Any) -> list[str]:

@@ -25,8 +25,10 @@ def gil_priority() -> GilPriority:
     bytecodes, never within a call that holds the GIL.
 
     It is for threads that are mostly inside ops: a forward, a training step, beside threads that are
-    busy in Python. The others pay, for each request costs them a switch. Two threads with priority
-    that both run long stretches of Python between their ops take the GIL from each other.
+    busy in Python. The others pay, for each request costs them a switch; but no more is taken from
+    them than is left to them: threads with priority that have kept the GIL for longer than they let
+    others have it wait for the difference, a millisecond at most, before they ask again. Two threads
+    with priority that both run long stretches of Python between their ops take the GIL from each other.
 
     Only the calling thread is changed, and only its way back from a release: where it was itself
     forced to give way, it waits like any other. Blocks may be nested. As a decorator it is around

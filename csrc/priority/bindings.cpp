@@ -99,6 +99,7 @@ void register_priority(py::module_& m) {
   m.def("priority_unavailable", &priority::redirect_wait);
   m.def("has_priority", &priority::has_priority);
   m.def("priority_answers", &priority::answers);
+  m.def("priority_owed_waits", &priority::owed_waits);
 }
 
 } // namespace torchgil

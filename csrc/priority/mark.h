@@ -3,7 +3,10 @@
 
 #include <torchgil/gil.h>
 
+#include "priority/balance.h"
+
 #include <cstdint>
+#include <optional>
 
 namespace torchgil::priority {
 
@@ -15,6 +18,20 @@ enum class Mark : uint8_t {
 };
 
 inline constinit thread_local Mark mark = Mark::kNone;
+inline constinit Balance balance;
+
+/// Around what takes the GIL back.
+struct Asks {
+  Asks() {
+    mark = Mark::kAsk;
+  }
+  ~Asks() {
+    mark = Mark::kNone;
+    balance.taken();
+  }
+  Asks(const Asks&) = delete;
+  Asks& operator=(const Asks&) = delete;
+};
 
 /// A ReleaseWindow that may have priority, whether or not its thread has it.
 /// Nothing happens where the interpreter's wait was not redirected
@@ -22,19 +39,19 @@ inline constinit thread_local Mark mark = Mark::kNone;
 class Window {
  public:
   explicit Window(bool with_priority)
-      : at_end_{with_priority ? Mark::kAsk : Mark::kNone} {}
+      : window_(std::in_place), with_priority_(with_priority) {}
+  ~Window() {
+    if (with_priority_) {
+      const Asks asks;
+      window_.reset();
+    }
+  }
+  Window(const Window&) = delete;
+  Window& operator=(const Window&) = delete;
 
  private:
-  struct SetMark {
-    Mark value;
-    ~SetMark() {
-      mark = value;
-    }
-  };
-  // Destroyed from the last to the first: mark, take the GIL back, unmark.
-  SetMark after_{Mark::kNone};
-  ReleaseWindow window_;
-  SetMark at_end_;
+  std::optional<ReleaseWindow> window_;
+  bool with_priority_;
 };
 
 } // namespace torchgil::priority

@@ -4,12 +4,15 @@
 // take_gil(), for one switch interval; only when that time is out does it ask
 // the holder to give way. For a thread with priority the first of these waits
 // is answered with ETIMEDOUT at once, and the interpreter does the rest itself:
-// it asks, and waits on. No interval is changed and no timer is used.
+// it asks, and waits on. No interval is changed.
 //
 // Where more threads wait, the one that the holder wakes may be another. So a
 // thread that has asked waits at a condition of its own, and is woken beside,
 // and before, the one whose turn it is. Should it come too late all the same,
 // it asks the new holder.
+//
+// Before it asks, a thread waits for what is owed to those that have no
+// priority (balance.h): no more is taken from them than is left to them.
 //
 // Only the way back from a release window is treated so. A thread that was
 // forced to switch waits like any other, or two busy threads would do nothing
@@ -36,6 +39,7 @@ redirect::Next next_acquire_thread(&PyEval_AcquireThread);
 redirect::Next next_ensure(&PyGILState_Ensure);
 
 std::atomic<uint64_t> answered{0};
+std::atomic<uint64_t> waited_first{0};
 
 // Null in a thread that never had priority, and once it is ending.
 constinit thread_local std::atomic<int64_t>* depth = nullptr;
@@ -67,10 +71,14 @@ struct Waiter {
 std::atomic<pthread_cond_t*> gil_cond{nullptr};
 Waiter* first_waiter = nullptr; // under the GIL's mutex, as is every change
 
+bool is_known_gil(pthread_cond_t* cond) {
+  pthread_cond_t* known = nullptr;
+  return gil_cond.compare_exchange_strong(known, cond) || known == cond;
+}
+
 int wait_first(
     pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
-  pthread_cond_t* known = nullptr;
-  if (!gil_cond.compare_exchange_strong(known, cond) && known != cond) {
+  if (!is_known_gil(cond)) {
     return next_wait(cond, mutex, until);
   }
   Waiter self;
@@ -93,12 +101,31 @@ int wait_first(
   return result;
 }
 
+// Waits until it is paid, as a thread that has no priority; to the interpreter
+// it is a wait that ended early for no reason, which any may.
+int wait_for_what_is_owed(
+    pthread_cond_t* cond,
+    pthread_mutex_t* mutex,
+    const timespec* until,
+    int64_t owed) {
+  const int64_t at = now_ns() + owed;
+  const timespec paid{at / 1'000'000'000, at % 1'000'000'000};
+  const bool sooner = paid.tv_sec < until->tv_sec ||
+      (paid.tv_sec == until->tv_sec && paid.tv_nsec < until->tv_nsec);
+  waited_first.fetch_add(1, std::memory_order_relaxed);
+  const int result = next_wait(cond, mutex, sooner ? &paid : until);
+  return sooner && result == ETIMEDOUT ? 0 : result;
+}
+
 // The interpreter calls these with the GIL's mutex held, the first in
 // take_gil() alone. GIL: not held; being let go.
 
 int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   switch (mark) {
     case Mark::kAsk:
+      if (const int64_t owed = is_known_gil(cond) ? balance.owed() : 0) {
+        return wait_for_what_is_owed(cond, mutex, until, owed);
+      }
       mark = Mark::kAsked;
       answered.fetch_add(1, std::memory_order_relaxed);
       return ETIMEDOUT;
@@ -111,8 +138,11 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
 }
 
 int signal(pthread_cond_t* cond) {
-  if (cond == gil_cond.load(std::memory_order_relaxed) && first_waiter) {
-    next_signal(&first_waiter->woken);
+  if (cond == gil_cond.load(std::memory_order_relaxed)) {
+    balance.released(first_waiter != nullptr);
+    if (first_waiter) {
+      next_signal(&first_waiter->woken);
+    }
   }
   return next_signal(cond);
 }
@@ -128,28 +158,24 @@ void restore_thread(PyThreadState* state) {
   if (!thread_has_priority()) {
     return next_restore_thread(state);
   }
-  mark = Mark::kAsk;
+  const Asks asks;
   next_restore_thread(state);
-  mark = Mark::kNone;
 }
 
 void acquire_thread(PyThreadState* state) {
   if (!thread_has_priority()) {
     return next_acquire_thread(state);
   }
-  mark = Mark::kAsk;
+  const Asks asks;
   next_acquire_thread(state);
-  mark = Mark::kNone;
 }
 
 PyGILState_STATE ensure() {
   if (!thread_has_priority()) {
     return next_ensure();
   }
-  mark = Mark::kAsk;
-  const PyGILState_STATE state = next_ensure();
-  mark = Mark::kNone;
-  return state;
+  const Asks asks;
+  return next_ensure();
 }
 
 redirect::Client& wait_client = *new redirect::Client(
@@ -228,6 +254,10 @@ bool has_priority() {
 
 uint64_t answers() {
   return answered.load(std::memory_order_relaxed);
+}
+
+uint64_t owed_waits() {
+  return waited_first.load(std::memory_order_relaxed);
 }
 
 } // namespace torchgil::priority

@@ -29,4 +29,7 @@ bool has_priority();
 /// How many waits of all threads were answered at once: the tests' witness.
 uint64_t answers();
 
+/// How many times a thread waited for what it owed, before it asked.
+uint64_t owed_waits();
+
 } // namespace torchgil::priority

@@ -1,0 +1,87 @@
+"""What threads with priority leave to those that have none, however short their windows are."""
+
+import json
+
+import pytest
+
+from tests.conftest import run_in_child
+
+# Runs call() back to back beside a thread that is busy in Python, for half a second; prints who had the GIL
+# for how long, and how often a caller waited for what was owed.
+BESIDE = """
+import json, sys, threading, time
+import torch, torchgil
+from torchgil import held, released
+from torchgil._build import C
+torch.set_num_threads(1)
+stop = False
+def busy():
+    while not stop:
+        pass
+workers = 1
+block = torchgil.gil_priority
+{call}
+call()
+def work():
+    with block():
+        call()
+        while time.perf_counter() < end:
+            call()
+others = [threading.Thread(target=work, name="worker") for _ in range(workers)]
+others.append(threading.Thread(target=busy, name="busy"))
+with torchgil.trace(ops=False, max_events=5_000_000) as t:
+    end = time.perf_counter() + 0.5
+    for other in others: other.start()
+    for other in others[:-1]: other.join()
+    stop = True
+    others[-1].join()
+held_s = {{"worker": 0, "busy": 0}}
+for thread in t.report().threads:
+    if thread.name in held_s:
+        held_s[thread.name] += thread.held_s
+print(json.dumps(held_s | {{"owed": C.priority_owed_waits(), "answers": C.priority_answers(), "wall": t.report().wall_s}}))
+"""
+
+TINY = {
+    "an op": """
+a = torch.ones(4, 4)
+call = lambda: torch.add(a, a)""",
+    "a window of ours": "call = lambda: released.spin(0)",
+    "torch.ops, through PyEval_AcquireThread": "call = lambda: torch.ops.torchgil.spin(0)",
+    "nogil, which asks by itself": """
+import contextlib
+block = contextlib.nullcontext
+a = torch.ones(4, 4)
+call = lambda f=torchgil.nogil(torch.nn.ReLU().eval(), (a,)): f(a)""",
+}
+
+
+def beside_the_busy(call):
+    return json.loads(run_in_child(BESIDE.format(call=call)).stdout)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_loop_of_tiny_windows_leaves_the_busy_thread_its_share(name):
+    """Half, less what it takes to wake. Were nothing owed, it would be a twelfth."""
+    seen = beside_the_busy(TINY[name])
+    assert seen["busy"] > 0.25 * seen["wall"], seen
+
+
+def test_two_such_threads_leave_it_as_much_as_one():
+    seen = beside_the_busy(TINY["an op"] + "\nworkers = 2")
+    assert seen["busy"] > 0.2 * seen["wall"], seen
+
+
+def test_whoever_leaves_more_than_it_takes_owes_nothing():
+    seen = beside_the_busy("call = lambda: released.sleep(0.004)")
+    assert seen["answers"] > 20
+    assert seen["owed"] <= 0.1 * seen["answers"], seen
+
+
+def test_a_long_hold_is_paid_with_a_millisecond():
+    """More is not owed: the next call asks soon, however long the one before kept the GIL."""
+    seen = beside_the_busy("""
+def call():
+    held.spin(0.004)
+    released.sleep(0)""")
+    assert seen["worker"] > seen["busy"], seen

@@ -39,7 +39,8 @@ held_s = {{"worker": 0, "busy": 0}}
 for thread in t.report().threads:
     if thread.name in held_s:
         held_s[thread.name] += thread.held_s
-print(json.dumps(held_s | {{"owed": C.priority_owed_waits(), "answers": C.priority_answers(), "wall": t.report().wall_s}}))
+counts = {{"owed": C.priority_owed_waits(), "answers": C.priority_answers()}}
+print(json.dumps(held_s | counts | {{"wall": t.report().wall_s}}))
 """
 
 TINY = {

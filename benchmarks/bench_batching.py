@@ -20,9 +20,10 @@ Timed: from the first request to the last result, after a warm-up of the same ki
 torch's own objects a full garbage collection takes 80 ms, and some ten thousand requests bring one about.
 Each process times the loop of single calls as well, just before and just after, and the ratio is to that one:
 from one process to the next its rate differs by two on a shared machine. What batches differs less; two such
-rows are compared round by round. The lone request: submit() to result() in turn with direct calls, and with
-submit() to result() of a bare ThreadPoolExecutor, the least that a batcher on an executor adds; in one
-process; max_delay=0.
+rows are compared round by round. The lone request: submit() to result() in turn with direct calls; and so,
+in the same process, of a bare ThreadPoolExecutor, the least that a batcher on an executor adds; max_delay=0.
+The two take turns by the hundred: one by one the system often wakes the bare executor's worker on the
+caller's own core, for the batcher's has just had the other, and a request takes half as long as otherwise.
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 
@@ -276,7 +277,10 @@ def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
     """Microseconds of a lone request through the batcher and directly, in turn."""
     import torchgil
 
-    through, bare, direct, awaited = [], [], [], []
+    through: list[float] = []
+    bare: list[float] = []
+    direct: list[float] = []
+    awaited = []
 
     def since(start: float) -> float:
         return (time.perf_counter() - start) * 1e6
@@ -288,17 +292,20 @@ def lone(fn: Any, requests: list[Any], count: int) -> dict[str, float]:
             awaited.append(since(start))
 
     with torchgil.Batcher(fn, max_delay=0) as batcher, ThreadPoolExecutor(1) as executor:
-        for i in range(count // 100 + 100):
-            for latencies, call in (
-                (through, lambda: batcher.submit(requests[0]).result()),
-                (direct, lambda: fn(requests[0])),
-                (bare, lambda: executor.submit(fn, requests[0]).result()),
-                (direct, lambda: fn(requests[0])),
-            ):
-                start = time.perf_counter()
-                call()
-                if i >= 100:
-                    latencies.append(since(start))
+        kinds: list[tuple[list[float], Callable[[], Any]]] = [
+            (through, lambda: batcher.submit(requests[0]).result()),
+            (bare, lambda: executor.submit(fn, requests[0]).result()),
+        ]
+        for _ in range(max(2, count // 10_000)):
+            for latencies, call in kinds:
+                for i in range(120):
+                    start = time.perf_counter()
+                    call()
+                    between = time.perf_counter()
+                    fn(requests[0])
+                    if i >= 20:  # the rest warms up
+                        latencies.append((between - start) * 1e6)
+                        direct.append(since(between))
         asyncio.run(ask(batcher))
     quantiles = {"direct": direct, "submit": through, "await": awaited, "executor": bare}
     p50s = {f"{name}_p50_us": harness.quantile(values, 0.5) for name, values in quantiles.items()}

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import run_in_child
 
-# Runs call() back to back beside a thread that is busy in Python, for half a second; prints who had the GIL
+# Runs call() back to back beside a thread that is busy in Python, for a while; prints who had the GIL
 # for how long, and how often a caller waited for what was owed.
 BESIDE = """
 import json, sys, threading, time
@@ -30,7 +30,7 @@ def work():
 others = [threading.Thread(target=work, name="worker") for _ in range(workers)]
 others.append(threading.Thread(target=busy, name="busy"))
 with torchgil.trace(ops=False, max_events=5_000_000) as t:
-    end = time.perf_counter() + 0.5
+    end = time.perf_counter() + 0.2
     for other in others: other.start()
     for other in others[:-1]: other.join()
     stop = True
@@ -75,7 +75,7 @@ def test_two_such_threads_leave_it_as_much_as_one():
 
 def test_whoever_leaves_more_than_it_takes_owes_nothing():
     seen = beside_the_busy("call = lambda: released.sleep(0.004)")
-    assert seen["answers"] > 20
+    assert seen["answers"] > 10
     assert seen["owed"] <= 0.1 * seen["answers"], seen
 
 

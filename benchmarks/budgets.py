@@ -225,5 +225,11 @@ def met(budget: Budget, figure: Spread) -> bool:
     return figure["median"] <= budget.limit if budget.at_most else figure["median"] >= budget.limit
 
 
+def stable(budget: Budget, figure: Spread) -> bool:
+    """Whether the rounds agree on whether it is met."""
+    ends = [{**figure, "median": figure[end]} for end in ("min", "max")]
+    return all(met(budget, end) == met(budget, figure) for end in ends)
+
+
 def number(value: float, unit: str) -> str:
     return f"{value:.3g}{unit}" if unit == "x" or abs(value) < 100 else f"{value:.0f}{unit}"

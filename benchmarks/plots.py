@@ -13,7 +13,7 @@ from typing import Any
 
 import findings_page
 import pictures
-from budgets import BUDGETS, Budget, Spread, met, number
+from budgets import BUDGETS, Budget, Spread, met, number, stable
 from harness import RESULTS
 from tables import BATCHING, FORWARDS, ON_CUDA, TABLES, forward_tables
 
@@ -120,6 +120,7 @@ def page(results: Mapping[str, Any]) -> str:
         "Made by `python benchmarks/plots.py` from `benchmarks/results/*.json` alone; `make bench` measures",
         "all anew. Each figure is the median of fresh processes, with the extremes; figures compare within",
         "one benchmark's run only. What each benchmark times, and whom that is unfair to, stands at its top.",
+        "Unstable is what some round met and another missed.",
         "",
         "![each figure against its budget](images/benchmarks.png)",
         "",
@@ -137,7 +138,7 @@ def page(results: Mapping[str, Any]) -> str:
             budget.what,
             f"{sign} {number(budget.limit, budget.unit)}",
             f"{median}{extremes}",
-            "met" if met(budget, figure) else "**missed**",
+            ("met" if met(budget, figure) else "**missed**") + ", unstable" * (not stable(budget, figure)),
             f"`bench_{budget.benchmark}.py`",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -17,13 +17,27 @@ FORWARDS = {
 
 
 def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+    """The first column to the left, the others to the right; under it, what the mark in some cell means."""
 
     def line(cells: Sequence[str]) -> str:
         return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
     names = heads.split("|")
-    return [line([name.strip() for name in names]), "|---|" + "--:|" * (len(names) - 1), *map(line, rows)]
+    lines = [line([name.strip() for name in names]), "|---|" + "--:|" * (len(names) - 1), *map(line, rows)]
+    if any(UNSTABLE in line for line in lines):
+        lines += ["", f"{UNSTABLE}: unstable; the extremes, behind it, lie further apart than it is large."]
+    return lines
+
+
+UNSTABLE = "~"
+
+
+def shown(figure: Mapping[str, float], factor: float, digits: str) -> str:
+    """The median; one that is unstable is marked as such, and has its extremes behind it."""
+    median, low, high = (f"{figure[key] * factor:{digits}}" for key in ("median", "min", "max"))
+    if figure["max"] - figure["min"] <= abs(figure["median"]):
+        return median
+    return f"{UNSTABLE}{median} ({low} to {high})"
 
 
 def forward_rows(rows: Any) -> list[str]:
@@ -143,18 +157,18 @@ def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable
             for r in rows
             if (r["work"], r["workers"], r["busy"]) == (work, workers, busy) and r["way"] in ways
         }
-        p50 = [of[way]["p50_s"]["median"] for way in ways]
+        p50 = [of[way]["p50_s"] for way in ways]
         keep = [of[way]["busy_per_s"]["median"] / of[way]["busy_alone_per_s"]["median"] for way in ways]
-        cells = [milliseconds(of["plain"]["alone_p50_s"]["median"]), *map(milliseconds, p50)]
+        cells = [milliseconds(of["plain"]["alone_p50_s"]), *map(milliseconds, p50)]
         cells += [f"{share:.0%}" for share in keep]
         lines.append([title(work, workers, busy), *cells])
     return table(f"| alone | beside the busy | {mends} | the busy keep: | {mends}", lines)
 
 
-def milliseconds(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds * 1e3:,.0f} ms"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e3:.3f} ms"
+def milliseconds(figure: Mapping[str, float]) -> str:
+    seconds = figure["median"]
+    digits = ",.0f" if seconds >= 1 else ".3g" if seconds >= 1e-3 else ".3f"
+    return f"{shown(figure, 1e3, digits)} ms"
 
 
 def priority_works_rows(rows: Any) -> list[str]:
@@ -198,8 +212,8 @@ def cuda_rows(rows: Any) -> list[str]:
         figures = rows[row]
         cells = [
             f"{cell(figures, 'alone_answered_p50_s', 1e3, 2)} ms",
-            milliseconds(figures["busy_answered_p50_s"]["median"]),
-            milliseconds(figures["busy_answered_max_s"]["median"]),
+            milliseconds(figures["busy_answered_p50_s"]),
+            milliseconds(figures["busy_answered_max_s"]),
             f"{cell(figures, 'busy_loops_per_s', 1e-6, 1)} M",
         ]
         lines.append([title, *cells])
@@ -212,7 +226,7 @@ def cuda_rows(rows: Any) -> list[str]:
 
 def cuda_sentence(rows: Any) -> list[str]:
     def ms(row: str, when: str) -> str:
-        return milliseconds(rows[row][f"{when}_answered_p50_s"]["median"])
+        return milliseconds(rows[row][f"{when}_answered_p50_s"])
 
     return [
         f"On an H200 the same model answers in {ms('eager', 'alone')} alone and in {ms('eager', 'busy')} "
@@ -270,7 +284,7 @@ def forward_tables(rows: Any) -> list[str]:
 
 
 def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> str:
-    return f"{figures[key]['median'] * factor:.{digits}f}" if key in figures else ""
+    return shown(figures[key], factor, f".{digits}f") if key in figures else ""
 
 
 # By the comment that stands before the table: the results' name and the part of them.

@@ -11,6 +11,7 @@ lie in a folder of its own.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import getpass
 import json
 import os
@@ -20,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SERVER = """
-import ctypes, json, os, signal, socket, sys, tempfile, time
+import ctypes, faulthandler, json, os, signal, socket, sys, tempfile, time
 import torch
 
 def left(grace_s=5):
@@ -67,6 +69,7 @@ def become(request):
     if request["fresh"]:
         command = [sys.executable, "-c", request["code"], *request["argv"][1:]]
         os.execve(sys.executable, command, request["environment"])
+    faulthandler.register(signal.SIGUSR1)  # how it is asked where it hangs
     os.environ.clear()
     os.environ.update(request["environment"])
     tempfile.tempdir = None
@@ -149,21 +152,31 @@ class Zygote:
             self._channel.settimeout(None)
             self._channel.sendall((json.dumps(request) + "\n").encode())
             pid = int(self._lines.readline())
-            clock = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+            late = threading.Event()
+            clock = threading.Timer(timeout, _kill, (pid, late, fresh))
             clock.start()
             try:
                 ended, left = json.loads(self._lines.readline())
             finally:
-                in_time = clock.is_alive()
                 clock.cancel()
                 clock.join()
-            if ended == -signal.SIGKILL and not in_time:
+            if ended == -signal.SIGKILL and late.is_set():
                 ended = None
             left += [f"a temporary file {path.relative_to(own)}" for path in sorted(own.iterdir())]
             if ended is None or (ended < 0 and ended != -signal.SIGINT):
                 left = []
             text = [path.read_text(errors="replace") for path in (out, err)]
             return Child(ended, *text, tuple(left))
+
+
+def _kill(pid: int, late: threading.Event, fresh: bool) -> None:
+    """Ends a child that is late, once it has said on stderr where its threads are; a fresh one cannot."""
+    late.set()
+    with contextlib.suppress(ProcessLookupError):
+        if not fresh:
+            os.kill(pid, signal.SIGUSR1)
+            time.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
 
 
 def _compiled_before() -> dict[str, str]:

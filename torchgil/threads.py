@@ -49,6 +49,9 @@ def intra_op_threads(n: int) -> Iterator[None]:
     Args:
         n: Number of threads that one op may use, at least 1.
 
+    Returns:
+        A context manager, or a decorator.
+
     Raises:
         ValueError: n is no integer of at least 1; nothing is changed.
         RuntimeError: torch did not take the number; the old one is back.
@@ -140,6 +143,9 @@ def switch_interval(seconds: float) -> Iterator[None]:
 
     Args:
         seconds: From 1e-6 (the interpreter's resolution) to 1000.
+
+    Returns:
+        A context manager, or a decorator.
 
     Raises:
         ValueError: seconds is out of range; nothing is changed.

@@ -31,6 +31,11 @@ Returns:
 Raises:
     RuntimeError: The shapes do not broadcast, or the devices differ.
     TypeError: An argument is no tensor.
+
+Example:
+    >>> import torch, torchgil
+    >>> torchgil.released.add(torch.ones(2), torch.ones(2), alpha=3)
+    tensor([4., 4.])
 )";
 
 constexpr const char* kMatmulDoc = R"(matmul(a, b)
@@ -48,6 +53,11 @@ Returns:
 Raises:
     RuntimeError: The shapes do not fit, or the dtypes or devices differ.
     TypeError: An argument is no tensor.
+
+Example:
+    >>> import torch, torchgil
+    >>> torchgil.released.matmul(torch.ones(1, 3), torch.ones(3, 2))
+    tensor([[3., 3.]])
 )";
 
 constexpr const char* kRmsNormDoc = R"(rms_norm(x, weight, eps=1e-06)
@@ -70,6 +80,11 @@ Returns:
 Raises:
     TypeError: A dtype is not floating, or an argument is no tensor.
     ValueError: The shapes or devices do not fit, or eps is out of range.
+
+Example:
+    >>> import torch, torchgil
+    >>> torchgil.released.rms_norm(torch.tensor([[3.0, -3.0]]), torch.ones(2))
+    tensor([[ 1.0000, -1.0000]])
 )";
 
 constexpr const char* kNmsDoc = R"(nms(boxes, scores, iou_threshold)
@@ -93,6 +108,12 @@ Raises:
     NotImplementedError: The tensors are not on the CPU.
     TypeError: A dtype is not floating, or an argument is no tensor.
     ValueError: A shape does not fit, or iou_threshold is out of range.
+
+Example:
+    >>> import torch, torchgil
+    >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 1.9], [5., 5., 6., 6.]])
+    >>> torchgil.released.nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)
+    tensor([1, 2])
 )";
 
 constexpr const char* kSpinDoc = R"(spin(seconds)
@@ -108,6 +129,13 @@ Returns:
 
 Raises:
     ValueError: seconds is negative, NaN or infinite.
+
+Example:
+    >>> import torchgil
+    >>> torchgil.audit(torchgil.released.spin, 0.1).verdict
+    'releases'
+    >>> torchgil.audit(torchgil.held.spin, 0.1).verdict
+    'holds'
 )";
 
 constexpr const char* kSleepDoc = R"(sleep(seconds)
@@ -120,6 +148,11 @@ Args:
 
 Raises:
     ValueError: seconds is negative, NaN or infinite.
+
+Example:
+    >>> import torchgil
+    >>> torchgil.audit(torchgil.released.sleep, 0.1).verdict
+    'releases'
 )";
 
 constexpr const char* kWaitDoc = R"(wait(latch, timeout)
@@ -139,6 +172,29 @@ Returns:
 
 Raises:
     ValueError: timeout is negative, NaN or infinite.
+
+Example:
+    >>> import threading, torchgil
+    >>> latch = torchgil.Latch()
+    >>> threading.Timer(0.1, latch.open).start()
+    >>> torchgil.held.wait(latch, timeout=0.3)
+    False
+    >>> torchgil.released.wait(latch, timeout=60)
+    True
+)";
+
+constexpr const char* kLatchDoc =
+    R"(A door that one thread opens and others wait at, with released.wait or
+held.wait. It opens once and stays open.
+
+Example:
+    >>> import torchgil
+    >>> latch = torchgil.Latch()
+    >>> latch.is_open, torchgil.released.wait(latch, timeout=0)
+    (False, False)
+    >>> latch.open()
+    >>> torchgil.released.wait(latch, timeout=0)
+    True
 )";
 
 bool wait(const Latch& latch, double timeout) {
@@ -146,12 +202,7 @@ bool wait(const Latch& latch, double timeout) {
 }
 
 void register_latch(py::module_& m) {
-  py::class_<Latch>(
-      m,
-      "Latch",
-      "A door that one thread opens and others wait at, with released.wait or "
-      "held.wait.\n\n"
-      "It opens once and stays open.")
+  py::class_<Latch>(m, "Latch", kLatchDoc)
       .def(py::init<>())
       .def(
           "open",

@@ -91,7 +91,7 @@ def test_plain_threads_are_waited_for():
 
 
 def test_an_intended_deadlock_runs_into_its_limit():
-    """The positive control of every limit here: a held wait for what only Python can do."""
+    """The positive control of every limit here: a held wait for what only Python can do. It says where."""
     child = run_in_child(
         """
         import threading, torch, torchgil
@@ -99,10 +99,11 @@ def test_an_intended_deadlock_runs_into_its_limit():
         threading.Timer(0.1, latch.open).start()
         torchgil.held.wait(latch, 1e9)
         """,
-        timeout=8,
+        timeout=5,
         check=False,
     )
     assert child.exit_code is None
+    assert 'File "<string>", line 5 in <module>' in child.stderr
 
 
 def test_a_fork_while_another_thread_is_in_a_released_op():

@@ -23,6 +23,10 @@ def adaptive_threshold() -> float:
         Seconds; 100e-6 unless set_adaptive_threshold() or the environment
         variable TORCHGIL_ADAPTIVE_THRESHOLD_US (microseconds) said otherwise.
         A value of the variable that is no threshold is warned of, and ignored.
+
+    >>> import torchgil
+    >>> 0 <= torchgil.adaptive_threshold()
+    True
     """
     return C.adaptive_threshold()
 

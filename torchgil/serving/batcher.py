@@ -224,6 +224,9 @@ class Batcher:
             inputs: Requests; exhausted before the first result, as `Executor.map` does.
             timeout: As for `submit`, for each.
 
+        Returns:
+            An iterator of the results.
+
         Raises:
             As `submit` and its futures; what is not yielded is then cancelled.
         """
@@ -264,7 +267,12 @@ class Batcher:
         self._finish(over, timeout)
 
     async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
-        """`shutdown` without blocking the event loop."""
+        """`shutdown` without blocking the event loop.
+
+        Args:
+            drain: As for `shutdown`.
+            timeout: As for `shutdown`, in seconds.
+        """
         if os.getpid() != self._pid:
             return
         _seconds("timeout", timeout)

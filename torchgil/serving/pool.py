@@ -114,6 +114,9 @@ class ThreadPool(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue `fn(*args, **kwargs)` for a worker.
 
+        Args:
+            fn: Any callable; its arguments follow.
+
         Returns:
             The call's future.
 
@@ -136,6 +139,9 @@ class ThreadPool(ThreadPoolExecutor):
 
         Cancelling the awaiting task cancels the call if no worker has taken it yet; a call that runs, runs
         on.
+
+        Args:
+            fn: Any callable; its arguments follow.
 
         Returns:
             What `fn` returns.

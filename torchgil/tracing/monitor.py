@@ -120,6 +120,12 @@ class GilMonitor(Background["_Session"]):
     def window(self, seconds: float) -> MonitorStats:
         """The shares of the last `seconds`, or of the time since start or reset where that is shorter.
 
+        Args:
+            seconds: At most `max_window`.
+
+        Returns:
+            As `stats`, of that time alone.
+
         Raises:
             ValueError: seconds is not above 0 and at most max_window.
         """

@@ -62,6 +62,13 @@ class LongHold:
         exact: Whether nothing speaks against the thread being still where it gave way. False:
             other threads got the GIL in between, and then this one again or perhaps
             again, so that the line may be a later one than the culprit.
+
+    Example:
+        >>> import torchgil
+        >>> with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
+        ...     _ = torchgil.held.spin(0.2)
+        >>> [(hold.function, hold.thread_name) for hold in watchdog.holds]
+        [('<module>', 'MainThread')]
     """
 
     duration_s: float

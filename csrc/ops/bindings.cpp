@@ -125,7 +125,7 @@ Args:
     seconds: Wall time in [0, 1e9].
 
 Returns:
-    How many rounds of arithmetic it did: halves where two share one core.
+    How many rounds of arithmetic it did; half as many where two share one core.
 
 Raises:
     ValueError: seconds is negative, NaN or infinite.

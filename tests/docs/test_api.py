@@ -44,12 +44,12 @@ def functions():
 FUNCTIONS = dict(functions())
 
 
-@pytest.mark.parametrize("name", MODULES | ERRORS)
+@pytest.mark.parametrize("name", sorted(MODULES | ERRORS))
 def test_every_module_and_every_error_says_what_it_is_for(name):
     assert re.match(r"[A-Z].{30,}\.", inspect.getdoc(NAMES[name]), re.DOTALL)
 
 
-@pytest.mark.parametrize("name", REFERENCE.keys() - ERRORS)
+@pytest.mark.parametrize("name", sorted(REFERENCE.keys() - ERRORS))
 def test_every_name_has_an_example(name):
     assert ">>> " in inspect.getdoc(REFERENCE[name])
 

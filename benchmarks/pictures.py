@@ -83,7 +83,8 @@ def crossover(table: Mapping[str, Any], path: Path) -> None:
             axes.fill_between(x, spreads[0], spreads[2], color=colours[policy], alpha=0.15, linewidth=0)
         for share, name in ((1, "one core"), (2, "two cores")):
             axes.axhline(share, color=EAGER, linewidth=0.8, linestyle=":", zorder=0)
-            axes.annotate(name, (3, share), (0, 2), textcoords="offset points", fontsize=7)
+            at_edge = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(name, (0, share), (2, 2), fontsize=7, **at_edge)
         axes.set_xscale("log")
         axes.set_xticks([10, 100, 1000, 10_000], ["10 us", "100 us", "1 ms", "10 ms"])
         _title(axes, title)

@@ -9,7 +9,7 @@ The works: `reacquire` is a release of 0.2 ms, of which the time over 0.2 ms cou
 forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD), `add` one
 torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `off and on` is the work
 alone without and with priority, in turn: what it costs at rest; there, what the process's first block
-takes, and each later one, is timed as well.
+takes, each later one, and what a release of a thread without priority costs more after it, are timed as well.
 
 What is unfair: the busy threads count in a tight loop, which gives way within nanoseconds when it is
 asked; real Python code is as quick, a C call that holds the GIL is not. On two cores, four working
@@ -24,6 +24,7 @@ import itertools
 import sys
 import threading
 import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ from torchgil.tracing import wakeup_latency
 WAYS = ("plain", "priority", "interval")
 WORKS = ("reacquire", "eager", "step", "nogil", "add")
 CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)]  # threads running `eager`, busy threads
-BLOCKS = 10_000
+TIMES = 20_000
 RELEASED_S = 0.0002
 
 
@@ -172,15 +173,23 @@ def block() -> None:
         pass
 
 
+def release() -> None:
+    """One, of nothing."""
+    torchgil.released.spin(0)
+
+
+def each(call: Callable[[], Any]) -> float:
+    """Seconds of one of many calls, the least disturbed of five runs."""
+    return min(timeit.repeat(call, number=TIMES, repeat=5)) / TIMES
+
+
 def at_rest(work: str, scale: float) -> dict[str, Any]:
     """The same calls alone, with priority and without, in turn."""
     call = make(work, "plain")
     timed(call, 0.3 * scale, 20)
+    before = each(release)
     (first,) = timed(block, 0, 1)  # from here on everything is redirected, and stays so
-    started = time.perf_counter()
-    for _ in range(BLOCKS):
-        block()
-    each = (time.perf_counter() - started) / BLOCKS
+    after = each(release)
     on, off = [], []
     for _ in range(max(2, int(20 * scale))):
         off += timed(call, 0.1 * scale)
@@ -189,7 +198,8 @@ def at_rest(work: str, scale: float) -> dict[str, Any]:
     return {
         "on_over_off": harness.quantile(on, 0.5) / harness.quantile(off, 0.5),
         "first_block_s": first,
-        "block_s": each,
+        "block_s": each(block),
+        "release_added_s": after - before,
     }
 
 
@@ -230,7 +240,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         if "ratio" not in r:
             print(
                 f"{name:34}{r['on_over_off']['median']:.3f}x; a block {r['block_s']['median'] * 1e6:.2f} us, "
-                f"the first {r['first_block_s']['median'] * 1e3:.1f} ms"
+                f"the first {r['first_block_s']['median'] * 1e3:.1f} ms; "
+                f"a release elsewhere +{r['release_added_s']['median'] * 1e9:.0f} ns"
             )
             continue
         figures = {key: value["median"] for key, value in r.items() if isinstance(value, dict)}

@@ -221,14 +221,13 @@ BUDGETS = [
 ]  # fmt: skip
 
 
-def met(budget: Budget, figure: Spread) -> bool:
-    return figure["median"] <= budget.limit if budget.at_most else figure["median"] >= budget.limit
+def met(budget: Budget, figure: Spread, end: str = "median") -> bool:
+    return figure[end] <= budget.limit if budget.at_most else figure[end] >= budget.limit
 
 
 def stable(budget: Budget, figure: Spread) -> bool:
     """Whether the rounds agree on whether it is met."""
-    ends = [{**figure, "median": figure[end]} for end in ("min", "max")]
-    return all(met(budget, end) == met(budget, figure) for end in ends)
+    return met(budget, figure, "min") == met(budget, figure, "max")
 
 
 def number(value: float, unit: str) -> str:

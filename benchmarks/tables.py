@@ -16,6 +16,9 @@ FORWARDS = {
 }
 
 
+UNSTABLE = "~"  # before a figure
+
+
 def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right; under it, what the mark in some cell means."""
 
@@ -27,9 +30,6 @@ def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
     if any(UNSTABLE in line for line in lines):
         lines += ["", f"{UNSTABLE}: unstable; the extremes, behind it, lie further apart than it is large."]
     return lines
-
-
-UNSTABLE = "~"
 
 
 def shown(figure: Mapping[str, float], factor: float, digits: str) -> str:

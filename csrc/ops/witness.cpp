@@ -1,10 +1,11 @@
 // csrc/ops/witness.cpp: the recording behind KernelRegion.
 #include "ops/witness.h"
 
+#include "clock.h"
+
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <ctime>
 #include <mutex>
 #include <utility>
 
@@ -16,12 +17,6 @@ namespace {
 std::mutex mutex;
 std::vector<KernelRecord> records;
 std::atomic<bool (*)()> gil_check{nullptr};
-
-int64_t now_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
 
 } // namespace
 

@@ -1,20 +1,13 @@
 // csrc/priority/balance.h: what threads with priority leave to the others.
 #pragma once
 
-#include <time.h>
+#include "clock.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 
 namespace torchgil::priority {
-
-/// The monotonic clock, which the interpreter's waits go by, in nanoseconds.
-inline int64_t now_ns() {
-  timespec at{};
-  clock_gettime(CLOCK_MONOTONIC, &at);
-  return at.tv_sec * 1'000'000'000 + at.tv_nsec;
-}
 
 /// For how long the threads with priority left the GIL to the others, less for
 /// how long they kept from them what they had asked for. While they have kept

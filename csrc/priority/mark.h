@@ -13,7 +13,8 @@ namespace torchgil::priority {
 /// What a thread that is taking the GIL back makes of the interpreter's waits.
 enum class Mark : uint8_t {
   kNone,  // nothing: it is no window's end, or has no priority
-  kAsk,   // the next wait is answered at once: whoever holds the GIL is asked
+  kAsk,   // once nothing is owed, the next wait is answered at once: whoever
+          // holds the GIL is asked
   kAsked, // the next wait is one, and among the first to be woken
 };
 

@@ -7,9 +7,10 @@
 
 namespace torchgil::priority {
 
-/// Redirects the interpreter's timed wait, for Windows with priority. Once
-/// done it stays: a thread without priority pays one thread-local load for each
-/// wait. Returns why it cannot be done, or null.
+/// Redirects the interpreter's timed wait, and its signal at each release, for
+/// Windows with priority. Once done it stays: a thread without priority pays
+/// one thread-local load for each wait, and a look at who waits for each
+/// release. Returns why it cannot be done, or null.
 const char* redirect_wait();
 
 /// How many blocks with priority a thread is in.

@@ -5,7 +5,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/prctl.h>
@@ -99,12 +98,6 @@ bool open_log(Recorder* recorder, uint64_t id) {
 }
 
 } // namespace
-
-int64_t now_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
-}
 
 void Recorder::push(int64_t time_ns, EventKind kind, uint64_t name) {
   if (log->cursor == log->limit && !event_buffers::make_room(log))

@@ -1,6 +1,8 @@
 // csrc/tracing/event_log.h: per-thread buffers of time-stamped events.
 #pragma once
 
+#include "clock.h"
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -40,8 +42,6 @@ enum class GilState : uint8_t {
   kOutByLock, // let go past the entry points: a window, or switched out
   kAsks,
 };
-
-int64_t now_ns();
 
 struct ThreadLog;
 

@@ -33,7 +33,7 @@ REFERENCE = {
 def functions():
     """All that is called: functions, classes, and methods that are ours."""
     for name, value in REFERENCE.items():
-        if name in ERRORS:
+        if name in ERRORS or value is torchgil.Latch:  # which takes nothing, and has no signature to read
             continue
         yield name, value
         for method, function in vars(value).items() if inspect.isclass(value) else ():
@@ -65,8 +65,6 @@ def test_the_examples_of_the_extension_print_what_they_say(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_parameter_and_every_result_is_described(name):
     text = inspect.getdoc(FUNCTIONS[name])
-    if name == "Latch":  # takes nothing, and pybind11 has no signature for it
-        return
     signature = inspect.signature(FUNCTIONS[name])
     described = "".join(re.split(r"^(?:Args|Attributes):$", text, flags=re.MULTILINE)[1:])
     undescribed = [

@@ -4,8 +4,6 @@
 #include "constants.h"
 #include "decode.h"
 
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -94,12 +92,13 @@ void Arguments::add_guards(const py::list& code) {
 IValue Arguments::check_leaf(const Leaf& leaf, py::handle value, Sizes& sizes) {
   const auto* type = Py_TYPE(value.ptr())->tp_name;
   if (leaf.tensor) {
-    if (!THPVariable_Check(value.ptr())) {
+    py::detail::make_caster<at::Tensor> caster;
+    if (!caster.load(value, false)) {
       throw py::type_error(exported_as(leaf.name, "a tensor") + type);
     }
-    const auto& tensor = THPVariable_Unpack(value.ptr());
+    at::Tensor& tensor = caster;
     sizes.check(*leaf.tensor, tensor);
-    return tensor;
+    return std::move(tensor);
   }
   if (leaf.dimension) {
     if (!PyLong_CheckExact(value.ptr())) { // a bool is an int, but not here

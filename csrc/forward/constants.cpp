@@ -10,7 +10,6 @@
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/Layout.h>
 #include <torch/csrc/MemoryFormat.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <string>
 
@@ -52,8 +51,9 @@ IValue to_number(py::handle value) {
 }
 
 at::Tensor to_tensor(py::handle value) {
-  if (THPVariable_Check(value.ptr())) {
-    return THPVariable_Unpack(value.ptr());
+  py::detail::make_caster<at::Tensor> given;
+  if (given.load(value, false)) {
+    return py::detail::cast_op<at::Tensor&>(given);
   }
   // as torch.ops does: it takes part in type promotion as a number
   auto tensor = at::scalar_to_tensor(to_number(value).toScalar());

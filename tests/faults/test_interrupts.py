@@ -88,7 +88,10 @@ def test_ctrl_c_while_it_compiles_ends_the_compiler_and_keeps_nothing(tmp_path):
         model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4)
         torchgil.nogil(model, (x,))  # what a first export sets up is none of this
         if not os.fork():
-            while not os.path.exists(runs):
+            # Once it waits for the compiler: a Ctrl-C amid subprocess.Popen() leaves the process alone.
+            def waits(pid):
+                return open(f"/proc/{{pid}}/stat").read().rpartition(") ")[2][0] == "S"
+            while not (os.path.exists(runs) and waits(os.getppid())):
                 time.sleep(0.01)
             os.kill(os.getppid(), signal.SIGINT)
             os._exit(0)

@@ -84,7 +84,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
         BaseException: Whatever fn raises, unchanged; the trace is taken down first.
 
     >>> import torchgil, zlib
-    >>> torchgil.audit(zlib.compress, bytes(10_000_000)).verdict
+    >>> torchgil.audit(zlib.compress, bytes(50_000_000)).verdict
     'releases'
     >>> torchgil.audit(sorted, range(1_000_000)).verdict
     'holds'

@@ -9,8 +9,13 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
 #include <c10/macros/Macros.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/Export.h>
 #include <torch/csrc/utils/pybind.h>
+
+// torch.Tensor and torch.nn.Parameter, as torch/csrc/autograd/python_variable.h
+// declares them; to include that doubles the time an op takes to compile.
+TORCH_PYTHON_API extern PyObject* THPVariableClass;
+TORCH_PYTHON_API extern PyObject* ParameterClass;
 
 #pragma GCC visibility push(hidden)
 
@@ -49,7 +54,9 @@ inline bool has_torch_function(PyObject* tensor) {
   if (C10_UNLIKELY(at::impl::torch_function_mode_enabled())) {
     return true;
   }
-  if (C10_LIKELY(THPVariable_CheckExact(tensor))) {
+  PyObject* const own_class = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+  if (C10_LIKELY(
+          own_class == THPVariableClass || own_class == ParameterClass)) {
     return false;
   }
   if (at::impl::PythonTorchFunctionTLS::get_disabled_state() !=
@@ -94,18 +101,6 @@ pybind11::object to_source(const T& argument) {
   return pybind11::cast(argument);
 }
 
-/// A fresh result as a Python object. A tensor is moved into it: pybind11's
-/// caster copies, two locked instructions on its reference count. GIL: held.
-template <class R>
-pybind11::object to_python(R&& result) {
-  if constexpr (std::is_same_v<R, at::Tensor>) {
-    return pybind11::reinterpret_steal<pybind11::object>(
-        THPVariable_Wrap(std::move(result)));
-  } else {
-    return pybind11::cast(std::forward<R>(result));
-  }
-}
-
 } // namespace torchgil
 
 namespace pybind11::detail {
@@ -116,10 +111,11 @@ struct type_caster<torchgil::TensorArgument> {
 
   // GIL: held.
   bool load(handle source, bool /*convert*/) {
-    if (!THPVariable_Check(source.ptr())) {
+    make_caster<at::Tensor> tensor;
+    if (!tensor.load(source, false)) {
       return false;
     }
-    value.value = THPVariable_Unpack(source.ptr());
+    value.value = cast_op<at::Tensor&&>(std::move(tensor));
     value.source = source;
     value.overloaded = torchgil::has_torch_function(source.ptr());
     return true;
@@ -141,8 +137,10 @@ struct type_caster<torchgil::ScalarArgument> {
     } else if (PyComplex_Check(object)) {
       value.value = c10::complex<double>(
           PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
-    } else if (THPVariable_Check(object)) { // whatever torch.add takes as one
-      const at::Tensor& tensor = THPVariable_Unpack(object);
+    } else if (
+        make_caster<at::Tensor> caster;
+        !PyLong_Check(object) && caster.load(source, false)) {
+      const at::Tensor& tensor = caster; // whatever torch.add takes as one
       if (tensor.dim() != 0 || tensor.requires_grad()) {
         return false; // several numbers, or a gradient that would be lost
       }

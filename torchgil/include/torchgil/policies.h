@@ -128,7 +128,7 @@ void def_op(
           run(call, unwrap(args)...);
           return py::none();
         } else {
-          return to_python(run(call, unwrap(args)...));
+          return py::cast(run(call, unwrap(args)...));
         }
       },
       extra...);

@@ -33,7 +33,7 @@ def run_in_child(
 ) -> Child:
     """Runs code in a process of its own; with check, anything but exit code 0 fails the test.
 
-    It has imported torch and nothing else; fresh, or with variables in env, it has imported nothing. A
+    It has imported torch and nothing else, before env was set; fresh, it has imported nothing. A
     process or a temporary file that it leaves fails the test in any case.
     """
     environment = {
@@ -43,7 +43,7 @@ def run_in_child(
         "PYTHONWARNINGS": "ignore:This process (pid=:DeprecationWarning",
         **(env or {}),
     }
-    child = zygote.run(textwrap.dedent(code), ["-c", *args], environment, timeout, fresh=fresh or bool(env))
+    child = zygote.run(textwrap.dedent(code), ["-c", *args], environment, timeout, fresh=fresh)
     if child.left or (check and child.exit_code != 0):
         pytest.fail(f"the child process failed: {child}")
     return child

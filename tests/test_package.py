@@ -1,6 +1,5 @@
 """The package as it is installed and imported."""
 
-import functools
 import json
 import runpy
 import subprocess
@@ -12,11 +11,9 @@ import pytest
 import torchgil
 
 from .compiling import compile_extension, needs_compiler
-from .conftest import run_in_child as run_in_warm_child
+from .conftest import run_in_child
 
 ROOT = Path(__file__).parent.parent
-# What is imported, and in which order, is the point here.
-run_in_child = functools.partial(run_in_warm_child, fresh=True)
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
@@ -34,7 +31,8 @@ def test_importing_torchgil_imports_neither_torch_nor_the_extension():
         import sys, torchgil
         assert torchgil.__version__
         assert "torch" not in sys.modules and "torchgil._C" not in sys.modules
-        """
+        """,
+        fresh=True,
     )
 
 
@@ -46,7 +44,8 @@ def test_the_ops_are_registered_in_either_order(order):
         assert torch.ops.torchgil.add(torch.ones(2), torch.ones(2)).tolist() == [2, 2]
         import sys
         assert "torch._dynamo" not in sys.modules, "two seconds of import for nobody"
-        """
+        """,
+        fresh=order.endswith("import torch"),
     )
 
 
@@ -80,6 +79,7 @@ def test_another_torch_is_named_with_the_command_that_mends_it(first, last):
         {last}
         """,
         check=False,
+        fresh=not first,
     )
     import torch
 
@@ -146,7 +146,8 @@ def test_where_warnings_are_errors_an_untried_torch_does_not_break_somebody_else
             assert "not with" in str(warning)
         else:
             raise AssertionError("no word of it")
-        """
+        """,
+        fresh=True,
     )
 
 
@@ -207,13 +208,15 @@ def test_a_source_tree_that_was_not_built_says_so():
         torchgil.released
         """,
         check=False,
+        fresh=True,
     )
     assert "torchgil's C++ extension is not built: this looks like a source tree" in child.stderr
     assert REBUILD in child.stderr
 
 
 def test_an_unfit_extension_does_not_break_somebody_elses_import_of_torch():
-    run_in_child("import sys; sys.modules['torchgil._built_for'] = None\nimport torchgil, torch")
+    code = "import sys; sys.modules['torchgil._built_for'] = None\nimport torchgil, torch"
+    run_in_child(code, fresh=True)
 
 
 def test_one_openmp_runtime_is_loaded():
@@ -224,7 +227,8 @@ def test_one_openmp_runtime_is_loaded():
         torchgil.released.rms_norm(torch.ones(512, 512), torch.ones(512))
         maps = open("/proc/self/maps").read().split()
         print(*sorted({p for p in maps if "libgomp" in p or "libiomp" in p or "libomp" in p}))
-        """
+        """,
+        fresh=True,
     )
     assert len(child.stdout.split()) == 1
 
@@ -274,6 +278,7 @@ def test_a_question_whether_torch_is_there_does_not_cost_the_ops():
         fn = torch.compile(lambda a: torchgil.released.add(a, a), fullgraph=True, backend="eager")
         print(fn(torch.ones(1)).item())
         print([f for f in sys.meta_path if type(f).__module__ == "torchgil._imports"])
-        """
+        """,
+        fresh=True,
     )
     assert child.stdout.splitlines() == ["2.0 _frozen_importlib_external", "2.0", "[]"]

@@ -19,7 +19,7 @@ import pytest
 import torchgil
 from torchgil._build import C
 
-from ..conftest import run_in_child
+from ..conftest import run_in_child, run_torchgil
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,12 +99,7 @@ def help_of():
 
     def ask(command: str) -> str:
         if command not in kept:
-            kept[command] = subprocess.run(
-                [sys.executable, "-m", "torchgil", command, "--help"],
-                capture_output=True,
-                text=True,
-                timeout=120,
-            ).stdout
+            kept[command] = run_torchgil(command, "--help").stdout
         return kept[command]
 
     return ask

@@ -103,10 +103,12 @@ def test_the_environment_sets_it_in_microseconds():
 
 
 @pytest.mark.parametrize("text", ["fast", "-1", "nan"])
-@pytest.mark.parametrize("imports", ["import torchgil, torch", "import torch, torchgil"])
-def test_a_wrong_environment_is_warned_of_and_breaks_no_import(text, imports):
+@pytest.mark.parametrize("fresh", [False, True], ids=["torch being there", "before torch"])
+def test_a_wrong_environment_is_warned_of_and_breaks_no_import(text, fresh):
     child = run_in_child(
-        f"{imports}; print(torchgil.adaptive_threshold())", env={"TORCHGIL_ADAPTIVE_THRESHOLD_US": text}
+        "import torchgil, torch; print(torchgil.adaptive_threshold())",
+        env={"TORCHGIL_ADAPTIVE_THRESHOLD_US": text},
+        fresh=fresh,
     )
     assert float(child.stdout) == pytest.approx(100e-6)
     assert (

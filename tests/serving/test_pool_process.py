@@ -28,14 +28,14 @@ def test_at_exit_running_and_queued_calls_are_finished():
 def test_at_exit_a_worker_that_starts_late_serves_all_the_same():
     child = run_in_child(
         """
-        import threading, torch, torchgil, torchgil.threads
+        import threading, torch, torchgil, torchgil.threads, warnings
+        warnings.simplefilter("ignore")  # of more threads than there are cores
         torchgil.threads._set_num_threads_lock.acquire()  # the worker stops in its start, past main's end
         threading.Timer(1, torchgil.threads._set_num_threads_lock.release).start()
         pool = torchgil.ThreadPool(1, intra_op_threads=3)
         pool.submit(lambda: print(torch.get_num_threads(), flush=True))
         print("main ends", flush=True)
         """,
-        env={"PYTHONWARNINGS": "ignore"},
         timeout=60,
     )
     assert child.stdout.splitlines() == ["main ends", "3"]

@@ -11,6 +11,8 @@ the table answers the same single-row requests on one intra-op thread:
                    time, also with max_delay=0, with copy=False (results are views), and from 4,000 tasks,
                    more than the queue holds; from 32 threads that each wait for one at a time: a thread
                    switch per request, which batching cannot mend
+  asyncio alone    the same 256 and 4,000 tasks await futures that the loop resolves at its next turn: no
+                   batcher, no model, no other thread. What more tasks cost by themselves
   batched, async-batcher   the peers, with the same batch size: from the same 256 tasks; from the same two
                    threads, where batched gets a list of 128 requests at once and async-batcher, which has
                    no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that
@@ -57,6 +59,8 @@ ROWS = [
     "torchgil asyncio, max_delay=0",
     "torchgil asyncio, copy=False",
     "torchgil asyncio, 4000 tasks",
+    "asyncio alone",
+    "asyncio alone, 4000 tasks",
     "torchgil 32 waiting threads",
     "by hand, 256 wide",
     "torchgil threads, 256 wide",
@@ -214,6 +218,19 @@ def from_a_loop(tasks: int = 256, **options: Any) -> Callable[..., float]:
     return serve
 
 
+def asyncio_alone(tasks: int = 256) -> Callable[..., float]:
+    def serve(fn: Any, warm: list[Any], timed: list[Any]) -> float:
+        async def answer(request: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            loop.call_soon(future.set_result, request)
+            return await future
+
+        return asyncio.run(from_tasks(answer, warm, timed, tasks))
+
+    return serve
+
+
 def peer_batched(fn: Any, warm: list[Any], timed: list[Any]) -> float:
     from batched import aio
 
@@ -321,6 +338,8 @@ SERVE: dict[str, Callable[..., float]] = {
     "torchgil asyncio, max_delay=0": from_a_loop(max_delay=0),
     "torchgil asyncio, copy=False": from_a_loop(copy=False),
     "torchgil asyncio, 4000 tasks": from_a_loop(4000),
+    "asyncio alone": asyncio_alone(),
+    "asyncio alone, 4000 tasks": asyncio_alone(4000),
     "torchgil 32 waiting threads": from_threads(32, 1),
     "batched asyncio": peer_batched,
     "batched threads": peer_batched_threads(2, 128),
@@ -355,8 +374,8 @@ def parent(options: argparse.Namespace) -> None:
         spread = f"{ratio['median']:9.2f}x   {ratio['min']:.2f} to {ratio['max']:.2f}"
         print(f"{name:28} {rate['median']:9.0f} {spread}")
     pairs = [(row.replace(row.split()[0], "torchgil"), row) for row in peer_rows]
-    if "torchgil asyncio, 4000 tasks" in names:
-        pairs = [("torchgil asyncio, 4000 tasks", "torchgil asyncio"), *pairs]
+    ways = [way for way in ("torchgil asyncio", "asyncio alone") if f"{way}, 4000 tasks" in names]
+    pairs = [*((f"{way}, 4000 tasks", way) for way in ways), *pairs]
     for name, base in pairs:
         ratio = over(results, name, base)
         rows.append({"row": f"{name} over {base}", "ratio": ratio})

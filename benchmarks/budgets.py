@@ -204,6 +204,8 @@ BUDGETS = [
            least_ratio("torchgil asyncio", "torchgil asyncio, 256 wide")),
     Budget("batching", "`Batcher` from threads, rows over the better peer's", False, 1.5, "x",
            over_peers("threads")),
+    Budget("batching", "the same, 32 threads that each wait for one request", False, 1.5, "x",
+           of_row("ratio", row="torchgil 32 waiting threads over batched 32 waiting threads")),
     Budget("batching", "`Batcher` from asyncio, rows over the better peer's", False, 1.5, "x",
            over_peers("asyncio")),
     Budget("batching", "`Batcher` from 4,000 tasks, rows over those from 256", False, 1, "x",

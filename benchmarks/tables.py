@@ -71,6 +71,8 @@ BATCHING = {
     "torchgil asyncio, max_delay=0": "the same with `max_delay=0`",
     "torchgil asyncio, copy=False": "the same with `copy=False`",
     "torchgil asyncio, 4000 tasks": "`Batcher`, 4,000 tasks, more than the queue holds",
+    "asyncio alone": "an event loop alone, nothing computed: 256 tasks",
+    "asyncio alone, 4000 tasks": "the same, 4,000 tasks",
     "torchgil 32 waiting threads": "`Batcher`, 32 threads that each wait for one request",
     "batched asyncio": "`batched`, 256 tasks",
     "batched threads": "`batched`, two threads",

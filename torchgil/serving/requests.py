@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -65,10 +66,10 @@ class Request:
 def tell(requests: Sequence[Request], outcomes: Sequence[Any], *, failed: bool = False) -> None:
     """Give each request its result, or with `failed` its error. An event loop is woken once for all of its
     requests; a blocked thread is told where it waits."""
-    of_loops: dict[asyncio.AbstractEventLoop, list[tuple[Any, Any]]] = {}
+    of_loops: defaultdict[asyncio.AbstractEventLoop, list[tuple[Any, Any]]] = defaultdict(list)
     for request, outcome in zip(requests, outcomes, strict=True):
         if request.loop is not None:
-            of_loops.setdefault(request.loop, []).append((request.future, outcome))
+            of_loops[request.loop].append((request.future, outcome))
             continue
         try:
             if failed:

@@ -28,6 +28,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _thread = threading.local()  # keeps what a worker entered for as long as the worker lives
+_pid = os.getpid()
+
+
+def _renew_pid() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_pid)
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -253,16 +263,6 @@ def _start_worker(
 def this_process() -> int:
     """Its number, without the system call that would be a fiftieth of a batched request."""
     return _pid
-
-
-def _renew_pid() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-_renew_pid()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_pid)
 
 
 def check_process(what: str, pid: int) -> None:

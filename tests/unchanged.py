@@ -57,6 +57,14 @@ def _state() -> dict[str, object]:
     }
 
 
+def _settled() -> dict[str, object]:
+    """The state once two looks agree: a thread that was joined is the system's for a moment more."""
+    state: dict[str, object] = {}
+    while state != (state := _state()):
+        time.sleep(0.02)
+    return state
+
+
 @contextmanager
 def unchanged(*, grown_mib: float | None = None, within_s: float = 10) -> Iterator[None]:
     """Raises unless threads, files and settings are afterwards as before, and memory at most so much more.
@@ -64,7 +72,7 @@ def unchanged(*, grown_mib: float | None = None, within_s: float = 10) -> Iterat
     What ends on its own, as a thread does after its last Python line, has some seconds for it.
     """
     gc.collect()
-    before, memory = _state(), resident_bytes()
+    before, memory = _settled(), resident_bytes()
     yield
     end = time.monotonic() + within_s
     while True:

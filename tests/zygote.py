@@ -27,8 +27,12 @@ from pathlib import Path
 from typing import Any
 
 SERVER = """
-import ctypes, faulthandler, json, os, signal, socket, sys, tempfile, time
+import ctypes, faulthandler, gc, json, os, signal, socket, sys, tempfile, time
 import torch
+
+# A child's collector does not look through torch's own objects, a page's copy each: more than half of its end.
+gc.collect()
+gc.freeze()
 
 def left(grace_s=5):
     # Processes that the child never waited for, and such as live on and do not end by themselves.

@@ -30,7 +30,8 @@ SERVER = """
 import ctypes, faulthandler, gc, json, os, signal, socket, sys, tempfile, time
 import torch
 
-# A child's collector does not look through torch's own objects, a page's copy each: more than half of its end.
+# A child's collector leaves torch's own objects alone: to look through them, and so to copy their memory, was
+# more than half of its end.
 gc.collect()
 gc.freeze()
 

@@ -65,8 +65,7 @@ class Collation:
         Raises:
             TypeError, ValueError: Where `x` cannot be batched; also whatever the user's `rows` raises.
         """
-        if self._default and type(x) is Tensor and x.dim():  # the common case, kept short
-            shape = x.shape
+        if self._default and type(x) is Tensor and (shape := x.shape):  # the common case, kept short
             return x, shape[0], (x.dtype, x.device, shape[1:])
         if self._collate is not None:
             return x, self._count(x), None

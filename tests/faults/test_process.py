@@ -99,7 +99,7 @@ def test_an_intended_deadlock_runs_into_its_limit():
         threading.Timer(0.1, latch.open).start()
         torchgil.held.wait(latch, 1e9)
         """,
-        timeout=5,
+        timeout=2,
         check=False,
     )
     assert child.exit_code is None

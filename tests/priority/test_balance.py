@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import run_in_child
+from tests.conftest import once, run_in_child
 
 # Runs call() back to back beside a thread that is busy in Python, for a while; prints who had the GIL
 # for how long, and how often a caller waited for what was owed.
@@ -81,8 +81,12 @@ def test_whoever_leaves_more_than_it_takes_owes_nothing():
 
 def test_a_long_hold_is_paid_with_a_millisecond():
     """More is not owed: the next call asks soon, however long the one before kept the GIL."""
-    seen = beside_the_busy("""
+
+    def check():
+        seen = beside_the_busy("""
 def call():
     held.spin(0.004)
     released.sleep(0)""")
-    assert seen["worker"] > seen["busy"], seen
+        assert seen["worker"] > seen["busy"], seen
+
+    once(check)  # others may have the worker's core

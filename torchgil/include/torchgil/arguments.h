@@ -138,7 +138,7 @@ struct type_caster<torchgil::ScalarArgument> {
       value.value = c10::complex<double>(
           PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
     } else if (
-        make_caster<at::Tensor> caster;
+        make_caster<at::Tensor> caster; // an int is none, and slow to be asked
         !PyLong_Check(object) && caster.load(source, false)) {
       const at::Tensor& tensor = caster; // whatever torch.add takes as one
       if (tensor.dim() != 0 || tensor.requires_grad()) {

@@ -44,7 +44,8 @@ def test_half_precision_is_rounded_once(dtype):
     assert ((ours.double() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps * 0.501 + 1e-7).all()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradcheck's own, in forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")  # gradcheck's own use,
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")  # in forward mode
 def test_gradcheck_of_every_order():
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.rand(5, dtype=torch.float64, requires_grad=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import operator
+import os
 import threading
 import time
 import warnings
@@ -14,7 +15,7 @@ from typing import Any
 
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
-from torchgil.serving.pool import check_process, this_process
+from torchgil.serving.pool import check_process
 from torchgil.serving.requests import BatcherClosed, QueueFull, Request
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherStats
@@ -128,7 +129,7 @@ class Batcher:
         self._block_timeout = _seconds("block_timeout", block_timeout)
         self._timeout = _seconds("timeout", timeout)
         self._collation = Collation(collate, split, rows, copy=copy)
-        self._pid = this_process()
+        self._pid = os.getpid()
         self._dispatcher = Dispatcher(
             self._answer,
             RowQueue(max_batch_size, max_delay, max_queue),
@@ -257,7 +258,7 @@ class Batcher:
             timeout: Seconds to wait for batches; then all that is left, running or not, fails with
                 BatcherClosed.
         """
-        if this_process() != self._pid:
+        if os.getpid() != self._pid:
             return  # nothing of it lives here, and the parent's locks may be held for ever
         _seconds("timeout", timeout)
         over = self._dispatcher.close(drain=drain)
@@ -272,7 +273,7 @@ class Batcher:
             drain: As for `shutdown`.
             timeout: As for `shutdown`, in seconds.
         """
-        if this_process() != self._pid:
+        if os.getpid() != self._pid:
             return
         _seconds("timeout", timeout)
         over = self._dispatcher.close(drain=drain)

@@ -91,9 +91,8 @@ class Dispatcher:
                         "the batcher waits for it"
                     )
                 self._queue.block(request)
-            turn = None if self._collector else self._appoint()
-        if turn is not None:
-            self._start(turn)
+            turn = self._appoint()
+        self._start(turn)
 
     def count_refused(self) -> None:
         """A request failed before it was queued, for a fault of its own."""

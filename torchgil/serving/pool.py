@@ -28,16 +28,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _thread = threading.local()  # keeps what a worker entered for as long as the worker lives
-_pid = os.getpid()
-
-
-def _renew_pid() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_pid)
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -109,7 +99,7 @@ class ThreadPool(ThreadPoolExecutor):
                 stacklevel=2,
             )
         self._counts = PoolCounts()
-        self._pid = this_process()
+        self._pid = os.getpid()
         if initializer is not None and not callable(initializer):
             raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
         kept = [torch.inference_mode] * inference_mode + [GilPriority] * gil_priority
@@ -220,7 +210,7 @@ class ThreadPool(ThreadPoolExecutor):
             cancel_futures: True: cancel the calls that no worker has taken yet.
         """
         # A forked child has no workers to wait for, and the parent's locks may be held there for ever.
-        if this_process() == self._pid:
+        if os.getpid() == self._pid:
             super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
@@ -260,14 +250,9 @@ def _start_worker(
     counts.worker_idents.add(threading.get_ident())
 
 
-def this_process() -> int:
-    """Its number, without the system call that would be a fiftieth of a batched request."""
-    return _pid
-
-
 def check_process(what: str, pid: int) -> None:
     """Raise RuntimeError in a forked child of the process `pid`, where the `what` was made."""
-    if _pid != pid:
+    if os.getpid() != pid:
         raise RuntimeError(
             f"this {what} was made before os.fork() and its threads stayed in the parent process; make a new "
             f"{what} in the child"

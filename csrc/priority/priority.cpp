@@ -9,9 +9,7 @@
 // Where more threads wait, the one that the holder wakes may be another. So a
 // thread that has asked waits at a condition of its own, and is woken beside,
 // and before, the one whose turn it is. Should it come too late all the same,
-// it asks the new holder. And a request can be lost: up to CPython 3.12 the
-// holder may overwrite the word that tells it (COMPUTE_EVAL_BREAKER in
-// ceval_gil.c says so). So who is not woken soon asks again.
+// it asks the new holder.
 //
 // Before it asks, a thread waits for what is owed to those that have no
 // priority (balance.h): no more is taken from them than is left to them.
@@ -78,28 +76,10 @@ bool is_known_gil(pthread_cond_t* cond) {
   return gil_cond.compare_exchange_strong(known, cond) || known == cond;
 }
 
-// A request that was lost is made again after so many nanoseconds.
-constexpr int64_t kAskAgain = 1'000'000;
-
-/// Waits for so many nanoseconds, if `until` is not sooner. To the interpreter
-/// it is a wait that ended early for no reason, which any may.
-int wait_at_most(
-    int64_t ns,
-    pthread_cond_t* cond,
-    pthread_mutex_t* mutex,
-    const timespec* until) {
-  const int64_t at = now_ns() + ns;
-  const timespec early{at / 1'000'000'000, at % 1'000'000'000};
-  const bool sooner = early.tv_sec < until->tv_sec ||
-      (early.tv_sec == until->tv_sec && early.tv_nsec < until->tv_nsec);
-  const int result = next_wait(cond, mutex, sooner ? &early : until);
-  return sooner && result == ETIMEDOUT ? 0 : result;
-}
-
 int wait_first(
     pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   if (!is_known_gil(cond)) {
-    return wait_at_most(kAskAgain, cond, mutex, until);
+    return next_wait(cond, mutex, until);
   }
   Waiter self;
   pthread_condattr_t clock; // the interpreter's own
@@ -111,7 +91,7 @@ int wait_first(
     place = &(*place)->next;
   }
   *place = &self;
-  const int result = wait_at_most(kAskAgain, &self.woken, mutex, until);
+  const int result = next_wait(&self.woken, mutex, until);
   place = &first_waiter;
   while (*place != &self) {
     place = &(*place)->next;
@@ -121,6 +101,22 @@ int wait_first(
   return result;
 }
 
+// Waits until it is paid, as a thread that has no priority; to the interpreter
+// it is a wait that ended early for no reason, which any may.
+int wait_for_what_is_owed(
+    pthread_cond_t* cond,
+    pthread_mutex_t* mutex,
+    const timespec* until,
+    int64_t owed) {
+  const int64_t at = now_ns() + owed;
+  const timespec paid{at / 1'000'000'000, at % 1'000'000'000};
+  const bool sooner = paid.tv_sec < until->tv_sec ||
+      (paid.tv_sec == until->tv_sec && paid.tv_nsec < until->tv_nsec);
+  waited_first.fetch_add(1, std::memory_order_relaxed);
+  const int result = next_wait(cond, mutex, sooner ? &paid : until);
+  return sooner && result == ETIMEDOUT ? 0 : result;
+}
+
 // The interpreter calls these with the GIL's mutex held, the first in
 // take_gil() alone. GIL: not held; being let go.
 
@@ -128,8 +124,7 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   switch (mark) {
     case Mark::kAsk:
       if (const int64_t owed = is_known_gil(cond) ? balance.owed() : 0) {
-        waited_first.fetch_add(1, std::memory_order_relaxed);
-        return wait_at_most(owed, cond, mutex, until); // as without priority
+        return wait_for_what_is_owed(cond, mutex, until, owed);
       }
       mark = Mark::kAsked;
       answered.fetch_add(1, std::memory_order_relaxed);

@@ -7,9 +7,9 @@
 // it asks, and waits on. No interval is changed.
 //
 // Where more threads wait, the one that the holder wakes may be another. So a
-// thread that has asked waits at a condition of its own, and is woken beside,
-// and before, the one whose turn it is. Should it come too late all the same,
-// it asks the new holder.
+// thread that has asked waits at a condition of its own, and is woken instead
+// of the one whose turn it is: woken both, they compete for what one of them
+// was given. Should a third be quicker, that did not wait, it is asked.
 //
 // Before it asks, a thread waits for what is owed to those that have no
 // priority (balance.h): no more is taken from them than is left to them.
@@ -76,10 +76,47 @@ bool is_known_gil(pthread_cond_t* cond) {
   return gil_cond.compare_exchange_strong(known, cond) || known == cond;
 }
 
+constexpr int kEarly = -1; // neither woken nor, to the interpreter, late
+
+/// Waits for so many nanoseconds, or until `until` where that is sooner.
+int wait_at_most(
+    int64_t ns,
+    pthread_cond_t* cond,
+    pthread_mutex_t* mutex,
+    const timespec* until) {
+  const int64_t at = now_ns() + ns;
+  const timespec early{at / 1'000'000'000, at % 1'000'000'000};
+  const bool sooner = early.tv_sec < until->tv_sec ||
+      (early.tv_sec == until->tv_sec && early.tv_nsec < until->tv_nsec);
+  const int result = next_wait(cond, mutex, sooner ? &early : until);
+  return sooner && result == ETIMEDOUT ? kEarly : result;
+}
+
+// CPython 3.12 alone can lose a request: a thread that was just given the GIL
+// looks once more for what it is asked, without the GIL's mutex, and may write
+// what it saw over a request made since (COMPUTE_EVAL_BREAKER at the end of
+// _Py_HandlePending()). One that brings nothing for so long is made again.
+constexpr bool kMayBeLost =
+    PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000;
+constexpr int64_t kAskAgain = 1'000'000; // nanoseconds
+
+int wait_asked(
+    pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
+  if constexpr (!kMayBeLost) {
+    return next_wait(cond, mutex, until);
+  }
+  const int result = wait_at_most(kAskAgain, cond, mutex, until);
+  if (result == kEarly) {
+    mark = Mark::kAsked;
+    return ETIMEDOUT; // the interpreter asks, unless the holder is another now
+  }
+  return result;
+}
+
 int wait_first(
     pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   if (!is_known_gil(cond)) {
-    return next_wait(cond, mutex, until);
+    return wait_asked(cond, mutex, until);
   }
   Waiter self;
   pthread_condattr_t clock; // the interpreter's own
@@ -91,7 +128,7 @@ int wait_first(
     place = &(*place)->next;
   }
   *place = &self;
-  const int result = next_wait(&self.woken, mutex, until);
+  const int result = wait_asked(&self.woken, mutex, until);
   place = &first_waiter;
   while (*place != &self) {
     place = &(*place)->next;
@@ -101,22 +138,6 @@ int wait_first(
   return result;
 }
 
-// Waits until it is paid, as a thread that has no priority; to the interpreter
-// it is a wait that ended early for no reason, which any may.
-int wait_for_what_is_owed(
-    pthread_cond_t* cond,
-    pthread_mutex_t* mutex,
-    const timespec* until,
-    int64_t owed) {
-  const int64_t at = now_ns() + owed;
-  const timespec paid{at / 1'000'000'000, at % 1'000'000'000};
-  const bool sooner = paid.tv_sec < until->tv_sec ||
-      (paid.tv_sec == until->tv_sec && paid.tv_nsec < until->tv_nsec);
-  waited_first.fetch_add(1, std::memory_order_relaxed);
-  const int result = next_wait(cond, mutex, sooner ? &paid : until);
-  return sooner && result == ETIMEDOUT ? 0 : result;
-}
-
 // The interpreter calls these with the GIL's mutex held, the first in
 // take_gil() alone. GIL: not held; being let go.
 
@@ -124,7 +145,9 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   switch (mark) {
     case Mark::kAsk:
       if (const int64_t owed = is_known_gil(cond) ? balance.owed() : 0) {
-        return wait_for_what_is_owed(cond, mutex, until, owed);
+        waited_first.fetch_add(1, std::memory_order_relaxed);
+        const int result = wait_at_most(owed, cond, mutex, until);
+        return result == kEarly ? 0 : result; // it may end for no reason
       }
       mark = Mark::kAsked;
       answered.fetch_add(1, std::memory_order_relaxed);
@@ -141,7 +164,7 @@ int signal(pthread_cond_t* cond) {
   if (cond == gil_cond.load(std::memory_order_relaxed)) {
     balance.released(first_waiter != nullptr);
     if (first_waiter) {
-      next_signal(&first_waiter->woken);
+      return next_signal(&first_waiter->woken);
     }
   }
   return next_signal(cond);

@@ -15,7 +15,7 @@ enum class Mark : uint8_t {
   kNone,  // nothing: it is no window's end, or has no priority
   kAsk,   // once nothing is owed, the next wait is answered at once: whoever
           // holds the GIL is asked
-  kAsked, // the next wait is one, and among the first to be woken
+  kAsked, // the next wait is one, and woken before those that did not ask
 };
 
 inline constinit thread_local Mark mark = Mark::kNone;

@@ -8,8 +8,8 @@
 //
 // Where more threads wait, the one that the holder wakes may be another. So a
 // thread that has asked waits at a condition of its own, and is woken instead
-// of the one whose turn it is: woken both, they compete for what one of them
-// was given. Should a third be quicker, that did not wait, it is asked.
+// of the one whose turn it is: with both woken, the other is often the quicker.
+// Should one be quicker that was not waiting, it is asked.
 //
 // Before it asks, a thread waits for what is owed to those that have no
 // priority (balance.h): no more is taken from them than is left to them.

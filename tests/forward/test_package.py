@@ -66,14 +66,14 @@ def forward(model: nn.Module, request: pytest.FixtureRequest) -> Any:
 def rewritten(forward: Any, tmp_path: Path) -> Callable[..., Path]:
     """The package with other metadata, as another machine or another program would have written it."""
 
-    def rewrite(drop: str = "", **changes: str) -> Path:
+    def rewrite(drop: str = "", emptied: bool = False, **changes: str) -> Path:
         target = tmp_path / "other.pt2"
         with zipfile.ZipFile(forward.path) as old, zipfile.ZipFile(target, "w") as new:
             for item in old.infolist():
                 data = old.read(item)
                 if item.filename.endswith("_metadata.json"):
                     kept = {key: value for key, value in json.loads(data).items() if key != drop}
-                    data = json.dumps({**kept, **changes}).encode()
+                    data = b"" if emptied else json.dumps({**kept, **changes}).encode()
                 new.writestr(item.filename, data)
         return target
 
@@ -185,6 +185,8 @@ def test_packages_for_other_machines_are_refused(rewritten: Any) -> None:
         torchgil.load_package(rewritten(AOTI_MACHINE="riscv128"))
     with pytest.raises(ValueError, match=r"made by a later torchgil \(format 2\)"):
         torchgil.load_package(rewritten(torchgil='{"format": 2}'))
+    with pytest.raises(ValueError, match=r"metadata.json that is no JSON .*; make the package anew"):
+        torchgil.load_package(rewritten(emptied=True))
 
 
 @pytest.mark.slow
@@ -315,6 +317,26 @@ def test_a_damaged_package_in_the_cache_is_compiled_anew(
         )
     assert len(compiled) == 1
     assert_same(again(*inputs(), 3, flag=True), forward(*inputs()))
+
+
+@pytest.mark.slow
+def test_of_two_that_compile_at_once_each_packs_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor writes what it compiles where all processes do, under names that do not tell weights apart."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler to compile the package with")
+    import torch._inductor.package
+
+    x, one, other = torch.ones(2, 8), nn.Linear(8, 8).eval(), nn.Linear(8, 8).eval()
+    pack = torch._inductor.package.package_aoti
+
+    def compile_the_other_and_pack(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        assert_close(torchgil.nogil(other, (x,), backend="inductor")(x), other(x))
+        return pack(*args, **kwargs)
+
+    monkeypatch.setattr(torch._inductor.package, "package_aoti", compile_the_other_and_pack)
+    assert_close(torchgil.nogil(one, (x,), backend="inductor")(x), one(x))
+    assert torch._inductor.package.package_aoti is pack  # it was so
 
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:

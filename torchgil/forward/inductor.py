@@ -89,7 +89,7 @@ def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:
 
 
 def _compile_quietly(program: ExportedProgram, manifest: str, path: Path) -> Path:
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -102,11 +102,14 @@ def _compile_quietly(program: ExportedProgram, manifest: str, path: Path) -> Pat
         ) from error
     _say(f"compiling with AOTInductor and {compiler}: this can take minutes")
     started = time.perf_counter()
-    aoti_compile_and_package(
-        program,
-        package_path=str(path),
-        inductor_configs={"aot_inductor.metadata": {METADATA_KEY: manifest}},
-    )
+    # Else in a folder that all processes share, under names that do not depend on the weights: of two that
+    # compile at once, one could pack what the other has half written, or the other's weights.
+    with config.patch({"aot_inductor.output_path": str(path.with_suffix(""))}):
+        aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": {METADATA_KEY: manifest}},
+        )
     _say(f"compiled in {time.perf_counter() - started:.0f} s")
     return path
 

@@ -182,7 +182,13 @@ def _inspect(path: Path) -> dict[str, str]:
         metadata: dict[str, str] = {}
         for inner, name in names.items():
             if inner.startswith(prefix) and inner.endswith("_metadata.json"):
-                metadata = json.loads(archive.read(name))
+                try:
+                    metadata = json.loads(archive.read(name))
+                except ValueError as error:
+                    raise ValueError(
+                        f"load_package: {str(path)!r} has a file {inner} that is no JSON ({error}); make the "
+                        "package anew"
+                    ) from error
     _check_machine(path, metadata)
     return metadata
 

@@ -9,13 +9,15 @@ graph backend do not; `ThroughputBenchmark` calls a TorchScript module from C++ 
 peer. How much a busy thread hurts depends on how fast threads wake on the machine: that is printed last.
 
 The first run compiles (minutes): packages and Inductor's cache are kept under benchmarks/.cache. Run
-`--prepare` first to keep compiling out of the measured rounds. `--append` adds rounds to earlier results.
+`--prepare` first to keep compiling out of the measured rounds. Models that are not measured keep their
+earlier results; `--append` adds rounds to those of a model that is.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
 import json
 import os
 import sys
@@ -273,9 +275,8 @@ def merge(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def parent(options: argparse.Namespace) -> None:
     """Measures what is asked for, and prints the table."""
     target = Path(options.json) if options.json else harness.RESULTS / "forward.json"
-    raw: dict[str, Any] = {}
-    if options.append and target.exists():
-        raw = json.loads(target.read_text())["rows"]["rounds"]
+    before = json.loads(target.read_text())["rows"] if target.exists() else {"rounds": {}, "about": {}}
+    raw, dates = before["rounds"], before["about"].get("dates", {})  # other models stay
     scale = 0.2 if options.quick else 1.0
     options.models = options.models or (["transformer"] if options.quick else list(MODELS))
     options.rows = options.rows or list(QUICK if options.quick else ROWS)
@@ -287,12 +288,15 @@ def parent(options: argparse.Namespace) -> None:
         results = harness.interleave(
             __file__, configurations, rounds=1 if options.prepare else options.rounds
         )
+        if not options.append:
+            raw[name] = {}
         for row, measured in results.items():
             raw.setdefault(name, {}).setdefault(row, []).extend(measured)
+        dates[name] = datetime.date.today().isoformat()
     if options.prepare:
         return
     table = {name: {row: merge(rounds) for row, rounds in rows.items()} for name, rows in raw.items()}
-    about = {"wakeup_p50_s": wakeup(), "overhead": overhead()}
+    about = {"wakeup_p50_s": wakeup(), "overhead": overhead(), "dates": dates}
     path = harness.save("forward", {"table": table, "about": about, "rounds": raw}, str(target))
     show(table, about)
     print(f"-> {path}")

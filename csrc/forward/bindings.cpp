@@ -107,7 +107,7 @@ py::list Graph::run(const py::sequence& flat) const {
 /// An AOTInductor package with what is known of its arguments.
 class PackageBinding : public Arguments {
  public:
-  // GIL: held on entry, released while the package is unpacked and loaded.
+  // GIL: held on entry, released while the package is loaded.
   PackageBinding(std::string path, std::string model, size_t runners) {
     const ReleaseWindow window;
     package_ = std::make_unique<Package>(path, model, runners);
@@ -144,8 +144,8 @@ class PackageBinding : public Arguments {
     return package_->call_spec();
   }
 
-  std::unordered_map<std::string, std::string> metadata() const {
-    return package_->metadata();
+  bool complete() const {
+    return package_->complete();
   }
 
   bool gil_priority = false;
@@ -190,7 +190,7 @@ void register_forward(py::module_& m) {
       .def("run", &PackageBinding::run)
       .def("run_unchecked", &PackageBinding::run_unchecked)
       .def("call_spec", &PackageBinding::call_spec)
-      .def("metadata", &PackageBinding::metadata)
+      .def("complete", &PackageBinding::complete)
       .def_readwrite("gil_priority", &PackageBinding::gil_priority);
   m.def("forward_releases", [] { return releases; });
 }

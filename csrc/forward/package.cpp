@@ -30,8 +30,10 @@ std::vector<std::string> Package::call_spec() {
   return loader_.get_call_spec();
 }
 
-std::unordered_map<std::string, std::string> Package::metadata() {
-  return loader_.get_metadata();
+bool Package::complete() {
+  const auto* runner = loader_.get_runner();
+  return runner->getConstantNamesToOriginalFQNs().empty() ||
+      !runner->extract_constants_map(/*use_inactive=*/false).empty();
 }
 
 } // namespace torchgil

@@ -6,7 +6,6 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 namespace torchgil {
@@ -15,8 +14,8 @@ namespace torchgil {
 /// models run at once, further callers wait for one.
 class Package {
  public:
-  /// Unpacks and loads the package; its code becomes part of the process.
-  /// GIL: not needed.
+  /// Loads the package, an archive or, since torch 2.13, a folder that it was
+  /// unpacked to; its code becomes part of the process. GIL: not needed.
   Package(const std::string& path, const std::string& model, size_t runners);
 
   /// Compiled code takes its inputs' strides for granted: they are copied where
@@ -29,7 +28,8 @@ class Package {
   /// The structure of the arguments, and of the results, as pytree dumps it.
   std::vector<std::string> call_spec();
 
-  std::unordered_map<std::string, std::string> metadata();
+  /// Whether its weights came with it; without them a call would crash.
+  bool complete();
 
  private:
   torch::inductor::AOTIModelPackageLoader loader_;

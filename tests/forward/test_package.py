@@ -7,8 +7,9 @@ import json
 import pickle
 import random
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.forward import hostile
 from tests.forward.comparing import assert_close, assert_same
 from torchgil._build import C
 from torchgil.forward.archive import damage
+from torchgil.forward.torch_compat import LOADS_FOLDERS
 
 
 class Model(nn.Module):
@@ -66,15 +68,20 @@ def forward(model: nn.Module, request: pytest.FixtureRequest) -> Any:
 def rewritten(forward: Any, tmp_path: Path) -> Callable[..., Path]:
     """The package with other metadata, as another machine or another program would have written it."""
 
-    def rewrite(drop: str = "", emptied: bool = False, **changes: str) -> Path:
+    def rewrite(
+        drop: str = "", emptied: bool = False, files: Mapping[str, bytes] | None = None, **changes: str
+    ) -> Path:
         target = tmp_path / "other.pt2"
+        more = dict(files or {})
         with zipfile.ZipFile(forward.path) as old, zipfile.ZipFile(target, "w") as new:
             for item in old.infolist():
                 data = old.read(item)
                 if item.filename.endswith("_metadata.json"):
                     kept = {key: value for key, value in json.loads(data).items() if key != drop}
                     data = b"" if emptied else json.dumps({**kept, **changes}).encode()
-                new.writestr(item.filename, data)
+                new.writestr(item.filename, more.pop(item.filename, data))
+            for name, data in more.items():
+                new.writestr(name, data)
         return target
 
     return rewrite
@@ -219,6 +226,70 @@ def test_a_package_cut_short_is_refused(forward: Any, tmp_path: Path) -> None:
             torchgil.load_package(short)
 
 
+@pytest.fixture
+def library(forward: Any) -> str:
+    """The name of the package's native code in its archive."""
+    with zipfile.ZipFile(forward.path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+    return name
+
+
+BROKEN = """
+    import sys, torchgil
+    try:
+        torchgil.load_package(sys.argv[1])
+    except RuntimeError as error:
+        assert "torch cannot load" in str(error), error
+    else:
+        raise SystemExit("it was loaded")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LOADS_FOLDERS, reason="torch before 2.13 leaves what it has unpacked")
+def test_what_cannot_be_loaded_leaves_nothing(rewritten: Any, library: str) -> None:
+    run_in_child(BROKEN, str(rewritten(files={library: b"no library"})))
+
+
+@pytest.mark.slow
+def test_a_package_is_unpacked_as_long_as_it_is_loaded(
+    forward: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    again = torchgil.load_package(forward.path, runners=1)
+    assert len(list(tmp_path.rglob("*.so"))) == LOADS_FOLDERS
+    assert_same(again(*inputs(), 3, flag=True), forward(*inputs()))
+    del again
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_package_with_objects_that_are_no_tensors_is_loaded(
+    forward: Any, rewritten: Any, library: str
+) -> None:
+    """Torch keeps them apart in an archive, and looks for them beside the native code."""
+    packed = torch.ops.quantized.linear_prepack_fp16(torch.ones(4, 4), None)
+    top, folder = library.split("/")[0], library.rpartition("/")[0]
+    files = {
+        f"{library.removesuffix('.so')}.json": b'{"nodes": []}',
+        f"{folder}/custom_objs_config.json": b'{"packed": "custom_obj_0"}',
+        f"{top}/data/constants/custom_obj_0": bytes(torch._C._pickle_save(packed)),
+    }
+    again = torchgil.load_package(rewritten(files=files))
+    assert_same(again(*inputs(), 3, flag=True), forward(*inputs()))
+
+
+@pytest.mark.slow
+def test_code_without_its_weights_is_refused(forward: Any) -> None:
+    from torch._inductor import config
+
+    with (
+        config.patch({"aot_inductor.package_constants_in_so": False}),
+        pytest.raises(ValueError, match=r"\.pt2' holds code without its weights, .*; make it anew with"),
+    ):
+        torchgil.nogil(nn.Linear(4, 4), (torch.ones(2, 4),), backend="inductor")
+
+
 DAMAGED = """
     import random, sys, zipfile
     from pathlib import Path
@@ -257,9 +328,10 @@ def test_a_flipped_bit_of_the_headers_is_refused_or_harmless(forward: Any, tmp_p
 def test_any_flipped_bit_of_an_archive_s_headers_is_an_answer(tmp_path: Path) -> None:
     """Archives of many disks, say, are an exception of zipfile's own, even to is_zipfile."""
     target = tmp_path / "archive.zip"
+    files = {"one": b"1" * 40, "two": b"2" * 40}
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("one", b"1" * 40)
-        archive.writestr("two", b"2" * 40)
+        for name, content in files.items():
+            archive.writestr(name, content)
     assert damage(target) == ""
     whole = target.read_bytes()
     said = set()
@@ -268,8 +340,17 @@ def test_any_flipped_bit_of_an_archive_s_headers_is_an_answer(tmp_path: Path) ->
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit
             target.write_bytes(damaged)
-            said.add(damage(target).partition(" (")[0])
-    assert said >= {"", "it cannot be read", "the checksum of one differs"}
+            found = damage(target)
+            said.add(found.partition(" (")[0])
+            if not found:
+                with zipfile.ZipFile(target) as archive:
+                    assert {name: archive.read(name) for name in archive.namelist()} == files
+    assert said >= {
+        "",
+        "it cannot be read",
+        "the checksum of one differs",
+        "the header of one hides other files",
+    }
 
 
 @pytest.mark.slow

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
+import tempfile
+import weakref
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,7 @@ from torchgil.forward.archive import damage
 from torchgil.forward.graph import add_checks
 from torchgil.forward.manifest import METADATA_KEY, Manifest
 from torchgil.forward.structure import Arguments, Results
+from torchgil.forward.torch_compat import LOADS_FOLDERS
 from torchgil.priority import priority_unavailable
 from torchgil.threads import usable_cores
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["PackageForward", "load_package"]
 
 _FOLDER = "data/aotinductor/"
+_LOADED = (_FOLDER + "model/", "data/constants/")  # the latter holds objects other than tensors
 
 
 def load_package(
@@ -54,7 +59,8 @@ def load_package(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no complete package, or a damaged one, or `runners` is less than one.
+        ValueError: It is no complete package, or a damaged one, or one without its weights, or `runners` is
+            less than one.
         RuntimeError: It was compiled for another device or machine.
 
     Example:
@@ -92,10 +98,7 @@ class PackageForward:
             raise ValueError(f"load_package: runners must be at least 1, got {self.runners}")
         self.path = os.fspath(path)
         self.metadata = _inspect(Path(path))
-        try:
-            self._package = C.Package(self.path, "model", self.runners)
-        except RuntimeError as error:
-            raise RuntimeError(f"load_package: torch cannot load {self.path!r}: {error}") from error
+        self._package = _load(self.path, self.runners)
         self._package.gil_priority = gil_priority and priority_unavailable() is None
         in_spec, out_spec = map(pytree.treespec_loads, self._package.call_spec())
         text = self.metadata.get(METADATA_KEY)
@@ -191,6 +194,30 @@ def _inspect(path: Path) -> dict[str, str]:
                     ) from error
     _check_machine(path, metadata)
     return metadata
+
+
+def _load(path: str, runners: int) -> Any:
+    """The package, loaded; where it cannot be, nothing of it is left."""
+    with contextlib.ExitStack() as folder:
+        source = path
+        if LOADS_FOLDERS:
+            source = folder.enter_context(tempfile.TemporaryDirectory(prefix="torchgil-"))
+            with zipfile.ZipFile(path) as archive:
+                for item in archive.infolist():
+                    if item.filename.partition("/")[2].startswith(_LOADED):
+                        item.filename = Path(item.filename).name  # all beside each other, as torch wants them
+                        archive.extract(item, Path(source, _FOLDER, "model"))
+        try:
+            package = C.Package(source, "model", runners)
+        except RuntimeError as error:
+            raise RuntimeError(f"load_package: torch cannot load {path!r}: {error}") from error
+        if not package.complete():
+            raise ValueError(
+                f"load_package: {path!r} holds code without its weights, and a call would crash; make it "
+                "anew with aot_inductor.package_constants_in_so, which is the default"
+            )
+        weakref.finalize(package, folder.pop_all().close)
+    return package
 
 
 def _check_machine(path: Path, metadata: dict[str, str]) -> None:

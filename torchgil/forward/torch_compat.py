@@ -7,7 +7,13 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-__all__ = ["children", "refusal_of"]
+from torchgil._support import series
+
+__all__ = ["LOADS_FOLDERS", "children", "refusal_of"]
+
+#: Whether the loader of packages takes one that is unpacked already. Given an archive it unpacks that, and
+#: leaves what it unpacked behind where the load then fails.
+LOADS_FOLDERS = series(torch.__version__) >= (2, 13)
 
 
 def children(spec: pytree.TreeSpec) -> list[Any]:

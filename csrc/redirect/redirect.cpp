@@ -130,9 +130,10 @@ void for_each_loaded(Visit visit) {
 }
 
 // Makes every slot so, in what is loaded now. Within the walk the loader keeps
-// its list locked: nothing is unloaded while it is read or written.
+// its list locked: nothing is unloaded while it is read or written, and what is
+// listed stays where it is. Before the walk its pages may have been another's.
 void settle_all() {
-  const auto mappings = read_mappings();
+  Mappings mappings;
   const bool more_symbols = state.symbols_read != state.symbols.size();
   for (auto& known : state.objects) {
     known.seen = false;
@@ -140,6 +141,9 @@ void settle_all() {
   unsigned long long unloads = state.unloads;
   for_each_loaded([&](const dl_phdr_info& info) {
     const Object object(info);
+    if (mappings.empty()) {
+      mappings = read_mappings();
+    }
     unloads = info.dlpi_subs;
     KnownObject* known = find_known(object);
     if (!known && state.clients > 0) {
@@ -149,8 +153,13 @@ void settle_all() {
     }
     if (known) {
       known->seen = true;
+      // Else whoever loads it writes to the same pages now, and then locks
+      // them.
+      const bool relocated = is_relocated(object, mappings);
       for (auto& slot : known->slots) {
-        settle(slot, object, mappings);
+        if (slot.written || relocated) {
+          settle(slot, object, mappings);
+        }
       }
     }
   });

@@ -14,13 +14,22 @@ namespace torchgil::redirect {
 
 namespace {
 
+uintptr_t page_size() {
+  static const uintptr_t size = sysconf(_SC_PAGESIZE);
+  return size;
+}
+
+uintptr_t page_of(uintptr_t address) {
+  return address & ~(page_size() - 1);
+}
+
 // Writes one pointer, whatever the protection of its page. A thread that
 // resolves the slot lazily at this moment wins: then nothing is written.
 bool exchange(const Redirected& slot, void* expected, void* value) {
-  static const uintptr_t size = sysconf(_SC_PAGESIZE);
   const bool writable = slot.protection & PROT_WRITE;
   void* page = reinterpret_cast<void*>(
-      reinterpret_cast<uintptr_t>(slot.address) & ~(size - 1));
+      page_of(reinterpret_cast<uintptr_t>(slot.address)));
+  const size_t size = page_size();
   if (!writable && mprotect(page, size, slot.protection | PROT_WRITE) != 0) {
     return false;
   }
@@ -67,6 +76,25 @@ int protection_of(const Mappings& mappings, const void* address) {
   return it != mappings.end() && it->begin <= a ? it->protection : -1;
 }
 
+bool is_relocated(const Object& object, const Mappings& mappings) {
+  for (int i = 0; i < object.phdr_count; ++i) {
+    const auto& p = object.phdr[i];
+    if (p.p_type != PT_GNU_RELRO) {
+      continue;
+    }
+    const uintptr_t begin = page_of(object.base + p.p_vaddr);
+    const uintptr_t end = page_of(object.base + p.p_vaddr + p.p_memsz);
+    for (uintptr_t page = begin; page < end; page += page_size()) {
+      const auto* address = reinterpret_cast<const void*>(page);
+      if (!(protection_of(mappings, address) & PROT_WRITE)) {
+        return true; // another tool may have opened others since
+      }
+    }
+    return begin == end;
+  }
+  return true;
+}
+
 void write_slot(
     Redirected& slot,
     void* wanted,
@@ -76,14 +104,14 @@ void write_slot(
   if (slot.written == wanted) {
     return;
   }
+  slot.protection = protection_of(mappings, slot.address);
+  if (slot.protection < 0) {
+    return;
+  }
   if (slot.written) {
     const bool done =
         exchange(slot, slot.written, wanted ? wanted : slot.before);
     slot.written = done ? wanted : nullptr; // not done: another tool's by now
-    return;
-  }
-  slot.protection = protection_of(mappings, slot.address);
-  if (slot.protection < 0) {
     return;
   }
   void* now = std::atomic_ref<void*>(*slot.address).load();

@@ -31,6 +31,11 @@ Mappings read_mappings();
 /// -1 where the address is not mapped.
 int protection_of(const Mappings& mappings, const void* address);
 
+/// Whether the loader has done its part: last of all it takes away the right to
+/// write to the object's PT_GNU_RELRO, where there is one. Before that, what it
+/// writes there and the protection of the pages are its own affair.
+bool is_relocated(const Object& object, const Mappings& mappings);
+
 /// Makes `slot`, of `object`, hold `wanted`; null: what it held before. A slot
 /// that holds neither `original` nor its own object's lazy stub is another
 /// tool's, and left alone.

@@ -9,18 +9,23 @@ import pytest
 
 from ..conftest import run_in_child
 
-ROUNDS = int(os.environ.get("TORCHGIL_STRESS_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("TORCHGIL_STRESS_ROUNDS", "200"))
 
-CODE = """
+SOURCE = """
     import _ctypes, ctypes, os, shutil, sys, threading, time
     import torch, torchgil
     from torchgil._build import C
-    from tests.unchanged import unchanged
-    rounds = int(sys.argv[1])
     source = next((m.__file__ for m in map(__import__, ["_bz2", "_lzma", "_json", "zlib"])
                    if getattr(m, "__file__", None)), None)
     if source is None:
         sys.exit()  # this python has none that could be copied
+"""
+
+CODE = (
+    SOURCE
+    + """
+    from tests.unchanged import unchanged
+    rounds = int(sys.argv[1])
     folder, ended, counts = os.environ["TMPDIR"], threading.Event(), [0, 0]
 
     def loads(i):  # lazily: each call of the copy binds its symbol then
@@ -62,9 +67,59 @@ CODE = """
     assert min(counts) > rounds / 10, counts
     print(rounds, *counts)
 """
+)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
 def test_tables_are_redirected_and_put_back_amid_loading_unloading_and_binding():
     child = run_in_child(CODE, str(ROUNDS), timeout=60 + ROUNDS / 10)
     assert child.stderr == ""
+
+
+UNFINISHED = (
+    SOURCE
+    + """
+    import mmap, struct
+    path = shutil.copy(source, os.environ["TMPDIR"] + "/copy.so")
+    handle = _ctypes.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
+    with open("/proc/self/maps") as maps:
+        base = min(int(line.split("-")[0], 16) for line in maps if path in line)
+    with open(path, "rb") as file:
+        elf = file.read()
+    (table,), (size, count) = struct.unpack_from("<Q", elf, 32), struct.unpack_from("<HH", elf, 54)
+    headers = [struct.unpack_from("<IIQQQQQQ", elf, table + i * size) for i in range(count)]
+    (start, length), = [(h[3], h[6]) for h in headers if h[0] == 0x6474E552]  # PT_GNU_RELRO
+    page = mmap.PAGESIZE
+    begin, end = (base + start) // page * page, (base + start + length) // page * page
+
+    def unseen():
+        slots = C.trace_start(1000, True, True)["slots"]
+        return slots, path in C.trace_stop()["missed_objects"]
+
+    def protect(protection):
+        mprotect = ctypes.CDLL(None).mprotect
+        assert mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), protection) == 0
+
+    slots, missed = unseen()
+    assert not missed and begin < end
+    protect(mmap.PROT_READ | mmap.PROT_WRITE)  # as while the loader is at it
+    fewer, missed = unseen()
+    assert missed and fewer < slots, (fewer, slots)
+    protect(mmap.PROT_READ)
+    assert unseen() == (slots, False)
+    (data, size), = [(base + h[3], h[5]) for h in headers if h[:2] == (1, 6)]  # PT_LOAD, to be written
+    before = ctypes.string_at(data, size)
+    C.trace_start(1000, True, True)
+    assert ctypes.string_at(data, size) != before
+    protect(mmap.PROT_READ | mmap.PROT_WRITE)  # as another tool may
+    assert path not in C.trace_stop()["missed_objects"]
+    assert ctypes.string_at(data, size) == before
+    _ctypes.dlclose(handle)
+    os.remove(path)
+"""
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
+def test_an_object_that_the_loader_is_still_at_is_left_alone():
+    assert run_in_child(UNFINISHED).stderr == ""

@@ -47,17 +47,20 @@ def test_torch_can_trace_it():
         torch.library.opcheck(torch.ops.my_op.softsign.default, (x,))
 
 
-# ---- The GIL. By the trace: the share of the call in which it was free.
+# ---- The GIL. By the trace: the share of the calls in which it was free. More than one, since a busy machine
+# may take the core away for some milliseconds just when the GIL is held.
 
 
 @pytest.mark.releases_gil(min_free=0.9)
 def test_released_releases(large):
-    my_op.released.softsign(large)
+    for _ in range(5):
+        my_op.released.softsign(large)
 
 
 @pytest.mark.releases_gil(min_free=0.9)
 def test_torch_ops_releases(large):
-    torch.ops.my_op.softsign(large)
+    for _ in range(5):
+        torch.ops.my_op.softsign(large)
 
 
 def test_the_trace_sees_a_hold(large):

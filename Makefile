@@ -48,7 +48,7 @@ stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600)
 	TORCHGIL_STRESS_ROUNDS=10000 TORCHGIL_STRESS_TIMES=20 TORCHGIL_STRESS_EXAMPLES=2000 TORCHGIL_STRESS_S=10 \
 	  TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q --timeout 3600 tests/faults tests/ops/test_properties.py \
 	  tests/tracing/test_report_properties.py tests/serving/test_batcher_model.py tests/forward/test_package.py \
-	  tests/forward/test_hostile.py
+	  tests/forward/test_package_file.py tests/forward/test_hostile.py
 
 coverage: $(VENV)/.built # of the tests, in torchgil/ and csrc/: build/coverage
 	.ci/coverage

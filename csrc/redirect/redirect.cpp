@@ -153,8 +153,7 @@ void settle_all() {
     }
     if (known) {
       known->seen = true;
-      // Else whoever loads it writes to the same pages now, and then locks
-      // them.
+      // Before that, its loader writes to the same pages, and then locks them.
       const bool relocated = is_relocated(object, mappings);
       for (auto& slot : known->slots) {
         if (slot.written || relocated) {

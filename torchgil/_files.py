@@ -2,30 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
-__all__ = ["whole", "write_whole"]
+__all__ = ["save_figure", "whole", "write_whole"]
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a path to write to, whose file takes the place of `path` when the block ends without an error."""
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():  # a pipe or a device, written as it comes
-        yield target
+def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Gives a file to write bytes to, which takes the place of `path` when the block ends without an error.
+
+    A file that is there keeps its mode and, as far as that is allowed, its owner; a symbolic link stays
+    and what it points to is replaced. A pipe or a device is written to as it is, and so is a file in a
+    folder that takes no new ones. Errors name `path`.
+    """
+    try:
+        with _opened(os.fspath(path)) as file:
+            yield file
+    except OSError as error:
+        # The file that was written to has a name that nobody has heard of, or none.
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+def write_whole(path: str | os.PathLike[str], parts: str | Iterable[str]) -> None:
+    """Writes text, whole or not at all; an iterable of parts piece by piece."""
+    with whole(path) as file:
+        for part in [parts] if isinstance(parts, str) else parts:
+            file.write(part.encode())
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> None:
+    """Writes a figure of matplotlib's, in the format that the name ends with, PNG where it has no ending."""
+    with whole(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:].lower() or "png", **options)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    there = None
+    with contextlib.suppress(FileNotFoundError):
+        there = os.stat(path)
+    if there is not None and stat.S_ISDIR(there.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if there is not None and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    # What lies in /dev or /proc is another's open file, also where that is a regular one.
+    if (there is not None and not stat.S_ISREG(there.st_mode)) or path.startswith(("/dev/", "/proc/")):
+        with open(path, "wb") as file:
+            yield file
         return
-    # A folder, and not a file, so that the file gets the permissions that any new one gets.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        written = Path(folder, target.name)
-        yield written
-        os.replace(written, target)
+    target = os.path.realpath(path)
+    beside = os.path.join(os.path.dirname(target), f".torchgil-{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(beside, _FLAGS, 0o666)  # less the umask, as every new file
+    except PermissionError:
+        if there is None:
+            raise
+        with open(target, "wb") as file:
+            yield file
+        return
+    try:
+        with open(descriptor, "wb") as file:
+            if there is not None:
+                _make_like(descriptor, there)
+            yield file
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(beside)
+        raise
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with whole(path) as written:
-        written.write_text(text)
+def _make_like(descriptor: int, there: os.stat_result) -> None:
+    # The owner first: a new one takes the bits away that run a file as its owner.
+    if hasattr(os, "fchown"):
+        for owner in ((there.st_uid, there.st_gid), (-1, there.st_gid)):
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, *owner)
+                break
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, stat.S_IMODE(there.st_mode))

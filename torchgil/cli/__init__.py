@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
 import sys
 
 from torchgil._version import __version__
 
-__all__ = ["main", "needs", "output_file"]
+__all__ = ["main", "needs"]
 
 # command -> what it is for; each is torchgil/cli/<command>.py with main(argv) -> exit code
 COMMANDS = {
@@ -49,18 +47,6 @@ def _help() -> str:
         f"{_USAGE}\n\nWho holds the GIL in a PyTorch program.\n\n"
         f"commands:\n{commands}\n\ntorchgil COMMAND --help says more."
     )
-
-
-def output_file(path: str) -> str:
-    """An option's file, as argparse's ``type``: refused before the work, not after it."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"no folder {folder} for {os.path.basename(path)}")
-    if os.path.isdir(path):
-        raise argparse.ArgumentTypeError(f"{path} is a folder")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path} cannot be written")
-    return path
 
 
 def needs(*modules: str) -> None:

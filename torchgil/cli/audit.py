@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torchgil.cli import needs, output_file, script
+from torchgil.cli import needs, script
+from torchgil.cli.output import output_file, save_all, unlimited
+from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
     from torchgil.tracing import LongHold
@@ -34,25 +36,35 @@ def main(argv: list[str]) -> int:
     """Returns the script's exit code; 3 where it is 0 but --fail-if-held found a hold."""
     parser = _parser()
     options = script.parse(parser, argv)
+    if options.fail_if_held and options.fail_if_held > 3600:
+        parser.error(f"--fail-if-held: at most 3600s, got {options.fail_if_held:g}s")
     if options.plot:
         needs("matplotlib")  # before the run, not after an hour of it
+    from torchgil.tracing.text import render
     from torchgil.tracing.trace import trace
 
     pid = os.getpid()
+    stderr = Stderr()
     with _watching(options.fail_if_held) as long_holds:
         with trace(max_events=options.max_events) as t:
-            code = script.run(options.script, options.module)
+            ended = script.run(options.script, options.module)
     if os.getpid() != pid:
-        return code  # a fork of the script's that ran to its end: the trace is its parent's
-    report = t.report()
-    _write(report, options)
-    if options.fail_if_held:
-        found = _culprits(report, long_holds, options.fail_if_held)
-        if found:
-            lines = "\n".join(f"  {line}" for line in found)
-            print(f"\ntorchgil: the GIL was held too long:\n{lines}", file=sys.stderr)
-            return code or HELD_TOO_LONG
-    return code
+        return ended.leave()  # a fork of the script's that ran to its end: the trace is its parent's
+    with unlimited():
+        report = t.report()
+        failed = save_all(
+            (options.json, report.save_json),
+            (options.trace, report.save_chrome_trace),
+            (options.plot, report.plot),
+        )
+        stderr.print(f"\n{render(report, top=options.top)}")
+        held = _culprits(report, long_holds, options.fail_if_held) if options.fail_if_held else []
+        if held:
+            lines = "\n".join(f"  {line}" for line in held)
+            stderr.print(f"\ntorchgil: the GIL was held too long:\n{lines}")
+        for line in failed:
+            stderr.print(line)
+    return ended.leave(otherwise=HELD_TOO_LONG if held else int(bool(failed)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "--trace", metavar="FILE", type=output_file, help="write the timeline as a Chrome trace"
     )
     parser.add_argument("--plot", metavar="FILE", type=output_file, help="draw the timeline as a picture")
-    parser.add_argument("--top", metavar="N", type=int, default=15, help="ops in the table (default 15)")
+    parser.add_argument(
+        "--top", metavar="N", type=script.count_argument(0), default=15, help="ops in the table (default 15)"
+    )
     parser.add_argument(
         "--fail-if-held",
         metavar="TIME",
@@ -79,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-events",
         metavar="N",
-        type=int,
+        type=script.count_argument(1, 1 << 32),
         default=10_000_000,
         help="events kept, of 16 bytes each (default 10000000)",
     )
@@ -113,15 +127,3 @@ def _culprits(report: Report, long_holds: list[LongHold], limit_s: float) -> lis
         if op.longest_hold_s >= limit_s and (not op.user_scope or op.name.startswith(COMPILED_REGION))
     ]
     return ops + [str(hold) for hold in long_holds]
-
-
-def _write(report: Report, options: argparse.Namespace) -> None:
-    from torchgil.tracing.text import render
-
-    print(f"\n{render(report, top=options.top)}", file=sys.stderr)
-    if options.json:
-        report.save_json(options.json)
-    if options.trace:
-        report.save_chrome_trace(options.trace)
-    if options.plot:
-        report.plot(options.plot)

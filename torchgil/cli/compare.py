@@ -7,9 +7,11 @@ import json
 import platform
 import sys
 
-from torchgil._files import whole, write_whole
+from torchgil._files import save_figure, write_whole
 from torchgil._version import __version__
-from torchgil.cli import needs, output_file
+from torchgil.cli import needs
+from torchgil.cli.output import output_file, save_all
+from torchgil.cli.streams import for_whoever_reads, is_terminal
 from torchgil.compare.contenders import Contender, contenders
 from torchgil.compare.recommendation import best, recommend
 from torchgil.compare.run import Result, compare
@@ -60,24 +62,26 @@ def main(argv: list[str]) -> int:
         started=started,
     )
     _progress(total, total, "")
-    print(_table(results))
-    print()
-    print(_errors(results) + recommend(results))
-    if options.json:
-        data = {
-            "format": "torchgil-compare",
-            "version": FORMAT_VERSION,
-            "machine": _machine(cores),
-            "factory": options.factory,
-            "workers": workers,
-            "in_flight": in_flight,
-            "seconds": seconds,
-            "rows": [result.to_dict() for result in results],
-        }
-        write_whole(options.json, json.dumps(data, indent=1) + "\n")
-    if options.plot:
-        plot(results, options.plot)
-    return 0 if best(results) else 1
+    data = {
+        "format": "torchgil-compare",
+        "version": FORMAT_VERSION,
+        "machine": _machine(cores),
+        "factory": options.factory,
+        "workers": workers,
+        "in_flight": in_flight,
+        "seconds": seconds,
+        "rows": [result.to_dict() for result in results],
+    }
+    failed = save_all(
+        (options.json, lambda path: write_whole(path, json.dumps(data, indent=1) + "\n")),
+        (options.plot, lambda path: plot(results, path)),
+    )
+    shown = f"{_table(results)}\n\n{_errors(results)}{recommend(results)}"
+    with for_whoever_reads():
+        print(shown)
+        for line in failed:
+            print(line, file=sys.stderr)
+    return 0 if best(results) and not failed else 1
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -130,11 +134,11 @@ def _machine(cores: int) -> dict[str, object]:
 
 
 def _progress(done: int, total: int, name: str) -> None:
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         return
     bar = "#" * (20 * done // total)
-    sys.stderr.write("\r\x1b[K" + (f"[{bar:20}] {done + 1}/{total} {name}" if name else ""))
-    sys.stderr.flush()
+    with for_whoever_reads():
+        sys.stderr.write("\r\x1b[K" + (f"[{bar:20}] {done + 1}/{total} {name}" if name else ""))
 
 
 _COLUMNS = (
@@ -256,5 +260,4 @@ def plot(results: list[Result], path: str) -> None:
             y -= 1  # under the name or the dot that stands there
         taken.append((x, y))
         axes.annotate(name, (memory, rate), (9, y - at - 3), textcoords="offset points", fontsize=8)
-    with whole(path) as written:
-        figure.savefig(written, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from torchgil._files import write_whole
-from torchgil.cli import output_file
+from torchgil.cli.output import output_file, save_all
+from torchgil.cli.streams import for_whoever_reads
 
 __all__ = ["advice", "examine", "main", "openmp_runtimes", "render"]
 
@@ -39,17 +40,16 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     facts = examine()
-    if options.json != "-":
-        print(render(facts))
-    if options.json:
-        text = json.dumps(
-            {"format": "torchgil-doctor", "version": 1, **facts, "advice": advice(facts)}, indent=1
-        )
-        if options.json == "-":
-            print(text)
-        else:
-            write_whole(options.json, text + "\n")
-    return 1 if facts["extension_error"] else 0
+    text = json.dumps({"format": "torchgil-doctor", "version": 1, **facts, "advice": advice(facts)}, indent=1)
+    failed = (
+        save_all((options.json, lambda path: write_whole(path, text + "\n"))) if options.json != "-" else []
+    )
+    shown = text if options.json == "-" else render(facts)
+    with for_whoever_reads():
+        print(shown)
+        for line in failed:
+            print(line, file=sys.stderr)
+    return 1 if facts["extension_error"] or failed else 0
 
 
 def _output(path: str) -> str:

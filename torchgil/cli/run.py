@@ -39,4 +39,5 @@ def main(argv: list[str]) -> int:
     from torchgil.priority import gil_priority
 
     with gil_priority():
-        return script.run(options.script, options.module)
+        ended = script.run(options.script, options.module)
+    return ended.leave()

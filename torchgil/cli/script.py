@@ -3,52 +3,99 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import importlib.machinery
 import io
 import os
 import re
 import runpy
+import signal
 import sys
 import threading
+import traceback
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["add_script_arguments", "duration_argument", "parse", "run"]
+__all__ = [
+    "Ended",
+    "add_script_arguments",
+    "count_argument",
+    "duration_argument",
+    "parse",
+    "run",
+]
 
 
-def run(script: list[str] | None, module: list[str] | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a script ended."""
+
+    code: int
+    interrupted: bool = False  # by a Ctrl-C that it did not catch
+
+    def leave(self, otherwise: int = 0) -> int:
+        """The exit code that python would end with, `otherwise` where that is 0.
+
+        Does not return after a Ctrl-C that nobody caught: python then ends by the signal, so that a shell
+        ends its loop, too.
+        """
+        if self.interrupted:
+            sys.excepthook = lambda kind, error, traceback: None  # it was shown
+            raise KeyboardInterrupt
+        return self.code or otherwise
+
+
+def run(script: list[str] | None, module: list[str] | None) -> Ended:
     """Runs ``[SCRIPT, args...]``, or ``[MODULE, args...]`` as ``-m`` does, as ``__main__``.
 
-    Waits for the threads that the interpreter would wait for at its end. The
-    exceptions are shown as the script's own.
-
-    Returns:
-        The exit code that ``python`` would have ended with.
+    Shows its exception as python would, then waits for the threads that the interpreter would wait for at
+    its end. Whatever the script did to its streams, this returns.
     """
-    run_it, arguments = _module(module) if module else _script(script or [])
-    sys.argv = arguments
+    run_it, sys.argv = _module(module) if module else _script(script or [])
+    ended = _run(run_it)
+    error = _error_of(_wait_for_threads)
+    if error is not None:  # Ctrl-C, or a callback's own: python says so and goes on
+        _show(error)
+    _flush()
+    _disarm()
+    return ended
+
+
+def _run(run_it: Callable[[], Any]) -> Ended:
+    error = _error_of(run_it)
+    # Outside of any `except`, as in python itself: what a hook raises has no other context then.
+    if error is None:
+        return Ended(0)
+    if isinstance(error, SystemExit):
+        return Ended(_exit_code(error))
+    if isinstance(error, KeyboardInterrupt):
+        _show(error)
+        return Ended(128 + signal.SIGINT, interrupted=True)
+    return Ended(_show(error))
+
+
+def _error_of(run_it: Callable[[], Any]) -> BaseException | None:
     try:
-        try:
-            run_it()
-        finally:
-            _wait_for_threads()
-    except SystemExit as error:
-        if error.code is None:
-            return 0
-        if isinstance(error.code, int):
-            return error.code
-        print(error.code, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        _show(error)
-        return 130
+        run_it()
     except BaseException as error:
-        _show(error)
-        return 1
-    finally:
-        _flush()
-    return 0
+        return error
+    return None
+
+
+def _exit_code(error: SystemExit) -> int:
+    """What python makes of an exception that ends it."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        # As python hands it to the system: a C int, -1 where it does not fit into a C long.
+        return int(error.code) & 0xFF if -(2**63) <= error.code < 2**63 else 0xFF
+    _flush()
+    with contextlib.suppress(Exception):
+        print(error.code, file=_stderr())
+    return 1
 
 
 def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
@@ -72,7 +119,8 @@ def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
 
 
 def _module(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
-    _look_first_in(os.getcwd())
+    with contextlib.suppress(OSError):  # the folder is gone
+        _look_first_in(os.getcwd())
     return lambda: runpy.run_module(command[0], run_name="__main__", alter_sys=True), command
 
 
@@ -92,19 +140,48 @@ def _wait_for_threads() -> None:
         threads[0].join()
 
 
-def _show(error: BaseException) -> None:
-    """The traceback without the frames of this file, runpy and what called them."""
-    ours = (__file__, runpy.__file__, f"<frozen {runpy.__name__}>")
-    traceback = error.__traceback__
-    while traceback and traceback.tb_frame.f_code.co_filename in ours:
-        traceback = traceback.tb_next
+def _show(error: BaseException) -> int:
+    """Has the exception shown as python would; returns the exit code."""
+    error = _trimmed(error)
     _flush()
-    sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+    another = _error_of(lambda: sys.excepthook(type(error), error, error.__traceback__))
+    if isinstance(another, SystemExit):
+        return _exit_code(another)
+    if another is not None:
+        with contextlib.suppress(Exception):
+            print("Error in sys.excepthook:", file=_stderr())
+            traceback.print_exception(_trimmed(another), file=_stderr())
+            print("\nOriginal exception was:", file=_stderr())
+            traceback.print_exception(error, file=_stderr())
+    return 1
+
+
+def _trimmed(error: BaseException) -> BaseException:
+    """Without the frames of this file, runpy and what called them."""
+    ours = (__file__, runpy.__file__, f"<frozen {runpy.__name__}>")
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def _disarm() -> None:
+    """Without the timers that would have met no script any more under python, and now meet its report."""
+    faulthandler.cancel_dump_traceback_later()
+    if hasattr(signal, "setitimer"):
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+
+
+def _stderr() -> Any:
+    # For None print() would take stdout.
+    return sys.stderr or sys.__stderr__ or io.StringIO()
 
 
 def _flush() -> None:
+    """What cannot be flushed fails again at the interpreter's end, which has an exit code for it."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # pythonw has none
+        with contextlib.suppress(Exception):
             stream.flush()
 
 
@@ -117,11 +194,28 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The options, after making sure that there is something to run; ends the process where there is not."""
     options = parser.parse_args(argv)
+    if options.script[:1] == ["--"]:  # "no more options of ours", as with other programs
+        del options.script[0]
     if not options.module and not options.script:
         parser.error("a SCRIPT, or -m MODULE, is needed")
     if not options.module and not os.path.exists(options.script[0]):
         parser.error(f"no such script: {options.script[0]}")
+    if not options.module and not os.access(options.script[0], os.R_OK):
+        parser.error(f"{options.script[0]} cannot be read")
     return options
+
+
+def count_argument(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An option's whole number, as argparse's ``type``."""
+
+    def count(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
+        if number is None or number < low or (high is not None and number > high):
+            upper = "" if high is None else f" to {high}"
+            raise argparse.ArgumentTypeError(f"a whole number from {low}{upper} is expected, got {text!r}")
+        return number
+
+    return count
 
 
 def duration_argument(text: str) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from torchgil._files import write_whole
-from torchgil.cli import output_file, script
+from torchgil.cli import script
+from torchgil.cli.output import output_file, save_all, unlimited
+from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
     from torchgil.tracing import LongHold
@@ -36,10 +37,13 @@ def main(argv: list[str]) -> int:
     options = script.parse(parser, argv)
     from torchgil.tracing import Watchdog
 
-    stderr = sys.stderr  # the script may replace it
+    stderr = Stderr()
 
     def show(hold: LongHold) -> None:
-        print(f"torchgil: {hold.format() if options.stacks else hold}".rstrip(), file=stderr, flush=True)
+        stderr.print(f"torchgil: {hold.format() if options.stacks else hold}".rstrip())
+
+    def save(path: str) -> None:
+        write_whole(path, json.dumps(_to_dict(watchdog.holds, options.threshold), indent=1) + "\n")
 
     try:
         watchdog = Watchdog(options.threshold, on_hold=show, max_holds=100_000)
@@ -47,13 +51,16 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     pid = os.getpid()
     with watchdog:
-        code = script.run(options.script, options.module)
+        ended = script.run(options.script, options.module)
     if os.getpid() != pid:
-        return code  # a fork of the script's that ran to its end
-    print(f"\n{summary(watchdog.holds, options.threshold)}", file=stderr)
-    if options.json:
-        write_whole(options.json, json.dumps(_to_dict(watchdog.holds, options.threshold), indent=1) + "\n")
-    return code or (HELD_TOO_LONG if options.fail and watchdog.holds else 0)
+        return ended.leave()  # a fork of the script's that ran to its end
+    with unlimited():
+        failed = save_all((options.json, save))
+        stderr.print(f"\n{summary(watchdog.holds, options.threshold)}")
+        for line in failed:
+            stderr.print(line)
+    held = options.fail and watchdog.holds
+    return ended.leave(otherwise=HELD_TOO_LONG if held else int(bool(failed)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
-from torchgil._files import whole
+from torchgil._files import save_figure
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
@@ -125,8 +125,7 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes.tick_params(axis="y", length=0)
     handles = [Patch(color=colour, label=name) for name, _, colour in STATES.values()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)
-    with whole(path) as written:
-        figure.savefig(written, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def colours(segments: list[Segment], begin: int, end: int, width: int) -> list[str]:

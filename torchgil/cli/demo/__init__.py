@@ -13,10 +13,11 @@ import torch
 
 from torchgil._files import write_whole
 from torchgil._version import __version__
-from torchgil.cli import needs, output_file
+from torchgil.cli import needs
 from torchgil.cli.demo import accelerator, contention, policies, scaling
 from torchgil.cli.demo.load import OtherLoad
 from torchgil.cli.demo.screen import Screen
+from torchgil.cli.output import output_file, save_all
 from torchgil.threads import intra_op_threads, usable_cores
 
 __all__ = ["Demo", "main"]
@@ -64,15 +65,20 @@ def main(argv: list[str]) -> int:
         needs("matplotlib")  # before half a minute of measuring, not after
     screen = Screen()
     demo = _measure(options, screen)
-    if options.json:
-        write_whole(options.json, json.dumps(demo.to_dict(), indent=1) + "\n")
-        screen.note(f"figures: {options.json}")
-    if options.plot:
-        from torchgil.cli.demo.picture import draw
+    files = [("figures", options.json), ("picture", options.plot)]
+    failed = save_all(
+        (options.json, lambda path: write_whole(path, json.dumps(demo.to_dict(), indent=1) + "\n")),
+        (options.plot, lambda path: _draw(demo, path)),
+    )
+    for line in failed or [f"{what}: {path}" for what, path in files if path]:
+        screen.note(line)
+    return int(bool(failed))
 
-        draw(demo.to_dict(), options.plot)
-        screen.note(f"picture: {options.plot}")
-    return 0
+
+def _draw(demo: Demo, path: str) -> None:
+    from torchgil.cli.demo.picture import draw
+
+    draw(demo.to_dict(), path)
 
 
 def _parser() -> argparse.ArgumentParser:

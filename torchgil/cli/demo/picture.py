@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torchgil._files import whole
+from torchgil._files import save_figure
 
 __all__ = ["draw"]
 
@@ -34,7 +34,7 @@ STYLE: Any = {
 }
 
 
-def draw(demo: dict[str, Any], path: Path) -> None:
+def draw(demo: dict[str, Any], path: str | Path) -> None:
     """Draws sections 1 to 3.
 
     Args:
@@ -54,8 +54,7 @@ def draw(demo: dict[str, Any], path: Path) -> None:
         _bars(middle, demo["scaling"], demo["machine"]["usable_cores"])
         _contention(bottom, demo["contention"])
         bottom.supxlabel(_caption(demo["machine"]), x=0.99, ha="right", size=8.5, color=FAINT)
-        with whole(path) as written:
-            figure.savefig(written)
+        save_figure(figure, path)
 
 
 def _caption(machine: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torchgil.cli.demo.accelerator import Accelerator
 from torchgil.cli.demo.contention import Contention
 from torchgil.cli.demo.policies import Policies
 from torchgil.cli.demo.scaling import Scaling
+from torchgil.cli.streams import for_whoever_reads, is_terminal
 
 __all__ = ["Screen"]
 
@@ -24,7 +25,7 @@ class Screen:
     def __init__(self) -> None:
         self._console = _console()
         self._began = time.monotonic()
-        self._progress = sys.stderr.isatty()
+        self._progress = is_terminal(sys.stderr)
         self._width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if self._console else PIPED_WIDTH
 
     def header(self, machine: dict[str, Any]) -> None:
@@ -51,27 +52,27 @@ class Screen:
     def progress(self, text: str) -> None:
         """Says what is measured next. Written before it starts: a thread that redraws would disturb it."""
         if self._progress:
-            sys.stderr.write(f"\r\x1b[K{time.monotonic() - self._began:4.0f} s  {text}")
-            sys.stderr.flush()
+            with for_whoever_reads():
+                sys.stderr.write(f"\r\x1b[K{time.monotonic() - self._began:4.0f} s  {text}")
 
     def _show(self, lines: list[layout.Line]) -> None:
-        if self._progress:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-        for line in lines:
-            if self._console is None:
-                print("".join(part.text for part in line).rstrip())
-            else:
-                from rich.text import Text
+        with for_whoever_reads():
+            if self._progress:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            for line in lines:
+                if self._console is None:
+                    print("".join(part.text for part in line).rstrip())
+                else:
+                    from rich.text import Text
 
-                text = Text.assemble(*((part.text, part.style) for part in line))
-                self._console.print(text, soft_wrap=True)
-        sys.stdout.flush()
+                    text = Text.assemble(*((part.text, part.style) for part in line))
+                    self._console.print(text, soft_wrap=True)
 
 
 def _console() -> Any:
     """rich's console where stdout is a terminal and rich is there, else None."""
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         return None
     try:
         from rich.console import Console

@@ -1,0 +1,74 @@
+"""The files that a command writes: refused before the work where they cannot be, absolute from then on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+__all__ = ["output_file", "save_all", "unlimited"]
+
+
+def output_file(path: str) -> str:
+    """An option's file, as argparse's ``type``: refused before the work, not after it.
+
+    It becomes absolute, since a script may change the current folder. It is not normalised, since behind a
+    symbolic link ``..`` is another folder.
+    """
+    try:
+        path = os.path.join(os.getcwd(), path)
+    except OSError:
+        if not os.path.isabs(path):
+            raise argparse.ArgumentTypeError(f"the current folder is gone, so there is no {path}") from None
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"no folder {folder} for {os.path.basename(path)}")
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path} is a folder")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written")
+    return path
+
+
+def save_all(*files: tuple[str | None, Callable[[str], object]]) -> list[str]:
+    """Writes each file that was asked for, its folder too where a script has deleted that.
+
+    Returns:
+        What is to be said of those that could not be written.
+    """
+    failed = []
+    for path, save in files:
+        if path is None:
+            continue
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            save(path)
+        except Exception as error:  # the others, and what is printed, are not lost with it
+            why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            failed.append(f"torchgil: {path} could not be written: {why}")
+    return failed
+
+
+@contextlib.contextmanager
+def unlimited() -> Iterator[None]:
+    """Without the limits that a script has set for itself, as far as it may raise them again."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        yield
+        return
+    before = {}
+    for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"):
+        which = getattr(resource, name)
+        before[which] = soft, hard = resource.getrlimit(which)
+        if soft != hard:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(which, (hard, hard))
+    try:
+        yield
+    finally:
+        for which, limits in before.items():
+            if resource.getrlimit(which) != limits:
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(which, limits)

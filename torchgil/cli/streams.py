@@ -1,0 +1,120 @@
+"""Where a command's own words go. A stream that is closed, or that nobody reads, costs nothing but them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["Stderr", "for_whoever_reads", "is_terminal"]
+
+_HIGH = 100  # a descriptor that is not the next one that a script would get
+_PATIENCE_S = 10.0  # with a reader of a non-blocking pipe
+
+
+@contextlib.contextmanager
+def for_whoever_reads() -> Iterator[None]:
+    """For printing to stdout and stderr: that nobody reads it, as behind ``| head``, is no error."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, None
+        yield
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (ValueError, AttributeError):
+            pass
+        except OSError:
+            # What is in its buffer would fail again when the interpreter ends, with an exit code of its own.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether it is one; False where it is closed, or there is none."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
+class Stderr:
+    """The stderr of now, for words that follow when a script has had the process.
+
+    A script may close or redirect its streams, put objects in their place, or close every descriptor. So
+    this is a descriptor of its own, which a fork's child does not keep, and which is written to only
+    while it is what it was.
+    """
+
+    def __init__(self) -> None:
+        stream = sys.stderr
+        self._descriptor = -1
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._descriptor = _duplicate(stream.fileno())
+            self._is = _identity(self._descriptor)
+        # What is no file, as where a test captures what is written.
+        self._stream = stream if self._descriptor < 0 else None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._close)
+
+    def print(self, text: str) -> None:
+        """Writes a line; where that fails, nothing else does."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                print(text, file=self._stream, flush=True)
+            elif self._is_ours():
+                data = memoryview(f"{text}\n".encode(self._encoding, "backslashreplace"))
+                with _no_sigpipe():
+                    while data:
+                        data = data[self._write(data) :]
+
+    def _write(self, data: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # a script made the pipe so, for everybody who has it
+            if not select.select([], [self._descriptor], [], _PATIENCE_S)[1]:
+                raise
+            return 0
+
+    def _is_ours(self) -> bool:
+        return self._descriptor >= 0 and _identity(self._descriptor) == self._is
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._is_ours():
+                os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _duplicate(descriptor: int) -> int:
+    try:
+        import fcntl
+
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except (ImportError, OSError):  # not POSIX, or so many are not allowed
+        return os.dup(descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _no_sigpipe() -> Iterator[None]:
+    """Where a script has set SIGPIPE to its default, a reader that is gone would end the process."""
+    if not hasattr(signal, "pthread_sigmask") or not hasattr(signal, "sigtimedwait"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before:
+            signal.sigtimedwait({signal.SIGPIPE}, 0)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})

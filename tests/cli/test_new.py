@@ -48,11 +48,36 @@ def test_every_name_in_it_is_the_new_one(tmp_path):
         ("class", "is taken"),
         ("json", "is taken"),
         ("torch", "is taken"),
+        ("test", "is taken"),
+        ("match", "is taken"),
+        ("quantized", "is taken"),
+        ("csrc", "is taken"),
+        ("numpy", "is taken, by the module "),
+        ("NumPy", "is taken, by the installed package numpy"),
+        ("pytest", "is taken, by the module "),
+        ("my-op", "my_op could"),
     ],
 )
 def test_unfit_names_are_refused(tmp_path, capsys, name, reason):
     assert main(["new", name, "--dir", str(tmp_path)]) == 2
     assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    written = []
+    original = Path.write_text
+
+    def interrupted(self, *args, **options):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(self)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["new", "op", "--dir", str(tmp_path)])
+    assert len(written) == 3
     assert list(tmp_path.iterdir()) == []
 
 

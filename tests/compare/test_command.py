@@ -16,7 +16,7 @@ from tests.compare.conftest import THREADS, figures, found
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
 from torchgil.compare.contenders import Contender, contenders
-from torchgil.compare.run import Result
+from torchgil.compare.run import NotLoadedError, Result
 
 
 @pytest.mark.slow
@@ -100,6 +100,21 @@ def test_the_command_prints_writes_and_draws(monkeypatch, capsys, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(command, "compare", lambda *args, **kwargs: results[2:])
     assert command.main([]) == 1
+
+
+def test_a_factory_that_cannot_be_loaded_ends_it_with_what_mends_it(monkeypatch, capsys, tmp_path):
+    def measure(*args, **options):
+        raise NotLoadedError("ValueError: app has no factory; it has make_model")
+
+    monkeypatch.setattr(command, "compare", measure)
+    assert command.main(["app:factory"]) == 1
+    assert "app has no factory; it has make_model" in capsys.readouterr().err
+    monkeypatch.setattr(command, "compare", lambda *args, **kwargs: pytest.fail("it measures"))
+    for name, message in (("app", "MODULE:FACTORY"), ("nowhere.py:factory", "no file nowhere.py")):
+        with pytest.raises(SystemExit) as left:
+            command.main([name])
+        assert left.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_explains_itself_and_refuses_nonsense():

@@ -12,7 +12,7 @@ import pytest
 from tests.compare.conftest import PROCESSES, figures
 from tests.serving.conftest import wait_until
 from torchgil.compare.contenders import Contender
-from torchgil.compare.run import compare
+from torchgil.compare.run import NotLoadedError, compare
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -71,10 +71,34 @@ def test_what_fails_tells_its_own_traceback_and_the_rest_goes_on(subjects):
         "TypeError: a Unpicklable cannot be pickled, and so not be handed to another process" in shared.error
     )
     assert single.figures is not None
-    (broken,) = compare([Contender("single")], f"{subjects}:broken", in_flight=1, seconds=0.1, visits=1)
-    assert "OSError: no weights here" in broken.error
     (late,) = compare([Contender("single")], f"{subjects}:small", in_flight=1, seconds=0.1, timeout=0.01)
     assert "no result within" in late.error
+
+
+@pytest.mark.slow
+def test_a_factory_that_fails_or_is_not_there_is_said_after_one_visit(subjects):
+    visited = []
+    for name, message in (("broken", "OSError: no weights here"), ("absent", "has no absent; it has small")):
+        with pytest.raises(NotLoadedError, match=message):
+            compare(
+                [Contender("single"), PROCESSES],
+                f"{subjects}:{name}",
+                in_flight=1,
+                seconds=0.1,
+                started=visited.append,
+            )
+    assert visited == [Contender("single")] * 2
+
+
+def test_a_factory_that_fails_later_is_a_row_that_failed(monkeypatch):
+    def visit(contender, *options):
+        if contender is PROCESSES:
+            raise NotLoadedError("OSError: no weights any more")
+        return (figures(10.0),), ""
+
+    monkeypatch.setattr("torchgil.compare.run._visit", visit)
+    single, processes = compare([Contender("single"), PROCESSES], "any:thing", in_flight=1, seconds=1)
+    assert (len(single.visits), processes.error) == (3, "OSError: no weights any more")
 
 
 @pytest.mark.slow

@@ -36,7 +36,15 @@ def test_subjects_are_loaded_by_name(subjects):
     assert torch.equal(load(f"{subjects}:keywords").call(), torch.ones(1, 2))
     for name, error, message in (
         ("subjects", ValueError, "MODULE:FACTORY"),
-        (f"{subjects}:absent", ValueError, "has no absent"),
+        (f"{subjects}:absent", ValueError, "has no absent; it has small, keywords, broken"),
+        (f"{subjects}:SUBJECTS", ValueError, "has no SUBJECTS"),
+        (f"{subjects}:os", ValueError, "cannot be called; it has small"),
+        ("nowhere.py:factory", ValueError, "there is no file nowhere.py"),
+        (
+            "nowhere_to_be_found.app:factory",
+            ModuleNotFoundError,
+            "no module nowhere_to_be_found is installed",
+        ),
         (f"{subjects}:nothing", TypeError, "must return"),
         (f"{subjects}:broken", OSError, "no weights here"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 
@@ -14,8 +15,8 @@ from torchgil.cli.output import output_file, save_all
 from torchgil.cli.streams import for_whoever_reads, is_terminal
 from torchgil.compare.contenders import Contender, contenders
 from torchgil.compare.recommendation import best, recommend
-from torchgil.compare.run import Result, compare
-from torchgil.compare.subject import BUILTIN
+from torchgil.compare.run import NotLoadedError, Result, compare
+from torchgil.compare.subject import BUILTIN, split
 from torchgil.threads import usable_cores
 
 __all__ = ["main"]
@@ -52,15 +53,20 @@ def main(argv: list[str]) -> int:
         _progress(done, total, contender.name)
         done += 1
 
-    results = compare(
-        rows,
-        options.factory,
-        in_flight=in_flight,
-        seconds=seconds,
-        visits=options.visits,
-        timeout=options.timeout,
-        started=started,
-    )
+    try:
+        results = compare(
+            rows,
+            options.factory,
+            in_flight=in_flight,
+            seconds=seconds,
+            visits=options.visits,
+            timeout=options.timeout,
+            started=started,
+        )
+    except NotLoadedError as error:
+        _progress(total, total, "")
+        print(f"{error}\n\ntorchgil compare: {options.factory} could not be loaded", file=sys.stderr)
+        return 1
     _progress(total, total, "")
     data = {
         "format": "torchgil-compare",
@@ -115,8 +121,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for name in ("workers", "in_flight", "seconds", "visits", "timeout"):
         value = getattr(options, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} must be more than 0, got {value}")
+        if value is not None and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be more than 0 and finite, got {value}")
+    try:
+        split(options.factory)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 

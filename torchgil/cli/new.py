@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import keyword
 import re
+import secrets
+import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 
 __all__ = ["main"]
@@ -13,8 +18,26 @@ __all__ = ["main"]
 _TEMPLATE = Path(__file__).parent.parent / "template"
 _PLACEHOLDER = "my_op"
 _SUFFIX = ".tpl"  # a template is no Python file that a linter or pytest would find here
-# Its package would hide theirs, or its op library be theirs.
-_TAKEN = {*sys.stdlib_module_names, *keyword.kwlist, "aten", "prim", "prims", "tests", "torch", "torchgil"}
+# Of Python, of the new folder itself, and of torch, whose op libraries no other of the same name can join.
+_TAKEN = {
+    *sys.stdlib_module_names,
+    *keyword.kwlist,
+    *keyword.softkwlist,
+    *("build", "csrc", "dist", "setup", "test", "tests", "torch", "torchgil"),
+    *(
+        "aten",
+        "c10d",
+        "debugprims",
+        "export",
+        "inductor",
+        "inductor_prims",
+        "mkl",
+        "mkldnn",
+        "onednn",
+        "prim",
+    ),
+    *("prims", "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem"),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -24,9 +47,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dir", type=Path, default=Path(), help="where to put the folder (here)")
     options = parser.parse_args(argv)
     folder = options.dir / options.name
-    reason = _unfit(options.name)
-    if reason is None and (folder.exists() or folder.is_symlink()):
+    reason = None
+    if options.name and (folder.exists() or folder.is_symlink()):
         reason = f"{folder} exists already: nothing was written"
+    reason = reason or _unfit(options.name)
     if reason is None:
         try:
             _write(options.name, folder)
@@ -41,21 +65,45 @@ def main(argv: list[str]) -> int:
 
 
 def _unfit(name: str) -> str | None:
-    """Why this cannot be the name of a package, a C++ namespace and a distribution; None: it can."""
+    """Why this cannot be the name of a package, an op library and a distribution; None: it can."""
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", name):
+        underscored = name.replace("-", "_")
+        hint = f": {underscored} could" if underscored != name and _unfit(underscored) is None else ""
         return (
-            f"{name!r} cannot be imported: use letters, digits and underscores, with a letter first "
+            f"{name!r} cannot be imported{hint}; use letters, digits and underscores, with a letter first "
             "and no underscore last"
         )
     if name in _TAKEN:
         return f"{name!r} is taken, by Python or by torch: choose another name"
+    there = _installed(name)
+    if there:
+        return f"{name!r} is taken, by {there}, which it would hide or replace: choose another name"
+    return None
+
+
+def _installed(name: str) -> str | None:
+    """What is installed here under that name."""
+    with contextlib.suppress(ValueError):  # a module that does not say where it is from
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:  # else any folder beside us
+            return f"the module {spec.origin}"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"the installed package {metadata.distribution(name).name}"
     return None
 
 
 def _write(name: str, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for source in sorted(_TEMPLATE.rglob(f"*{_SUFFIX}")):
-        path = source.relative_to(_TEMPLATE).as_posix().removesuffix(_SUFFIX)
-        target = folder / path.replace(_PLACEHOLDER, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8").replace(_PLACEHOLDER, name), encoding="utf-8")
+    """All of it or nothing, also where it is interrupted."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f".torchgil-{secrets.token_hex(8)}"
+    try:
+        for source in sorted(_TEMPLATE.rglob(f"*{_SUFFIX}")):
+            path = source.relative_to(_TEMPLATE).as_posix().removesuffix(_SUFFIX)
+            target = beside / path.replace(_PLACEHOLDER, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = source.read_text(encoding="utf-8").replace(_PLACEHOLDER, name)
+            target.write_text(text, encoding="utf-8")
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,11 +15,16 @@ from typing import Any
 
 from torchgil.compare.contenders import Contender
 from torchgil.compare.services import Serving, moved_bytes, start
+from torchgil.compare.subject import load
 from torchgil.serving.stats import quantile
 
-__all__ = ["MARK", "Figures", "measure"]
+__all__ = ["MARK", "NOT_LOADED", "Figures", "measure"]
 
 MARK = "torchgil-measured:"  # the line after it is ours; a factory may print what it likes
+
+NOT_LOADED = (
+    "torchgil-not-loaded"  # the line for a factory that is not there, or fails: so it does in every way
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +176,12 @@ def main(argv: list[str]) -> None:
     """Measure what the JSON in `argv[0]` says; print the figures as JSON after a mark."""
     options = json.loads(argv[0])
     contender = Contender(**options.pop("contender"))
-    figures = measure(contender, options.pop("factory"), **options)
+    try:
+        figures = measure(contender, options.pop("factory"), **options)
+    except BaseException as error:
+        if any(frame.f_code is load.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            print(f"\n{NOT_LOADED}", flush=True)
+        raise
     print(f"\n{MARK}\n{json.dumps(asdict(figures))}", flush=True)
 
 

@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torchgil.compare.contenders import Contender
-from torchgil.compare.measure import MARK, Figures
+from torchgil.compare.measure import MARK, NOT_LOADED, Figures
 from torchgil.tracing import html
 
-__all__ = ["Result", "compare"]
+__all__ = ["NotLoadedError", "Result", "compare"]
+
+
+class NotLoadedError(Exception):
+    """The factory is not there, or failed: its own traceback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +112,21 @@ def compare(
 
     Returns:
         One result per contender; what fails has its traceback and is visited no more, and the rest goes on.
+
+    Raises:
+        NotLoadedError: The factory could not be loaded at the first visit: so it would be at the others.
     """
     results = {contender: Result(contender, ()) for contender in rows}
     for _ in range(visits):
         for contender, result in results.items():
             if not result.error:
                 started(contender)
-                found, error = _visit(contender, factory, in_flight, seconds, timeout)
+                try:
+                    found, error = _visit(contender, factory, in_flight, seconds, timeout)
+                except NotLoadedError as not_loaded:
+                    if not any(result.visits or result.error for result in results.values()):
+                        raise
+                    found, error = (), str(not_loaded)
                 results[contender] = Result(contender, (*result.visits, *found) if not error else (), error)
     return list(results.values())
 
@@ -149,6 +161,8 @@ def _visit(
         return (), f"no result within {timeout:g} s"
     finally:
         _end_session(child)
+    if f"\n{NOT_LOADED}\n" in stdout:
+        raise NotLoadedError(stderr.strip())
     _, _, marked = stdout.rpartition(f"\n{MARK}\n")
     measured = marked.partition("\n")[0]  # an exit handler of the user's may print after it
     if child.returncode != 0 or not measured:

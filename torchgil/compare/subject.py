@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Subject", "load"]
+__all__ = ["Subject", "load", "split"]
 
 BUILTIN = "torchgil.compare.builtin:transformer"
 
@@ -36,6 +36,20 @@ class Subject:
         return self.target(*self.args, **self.kwargs)
 
 
+def split(name: str) -> tuple[str, str]:
+    """The module, or the file, and the factory.
+
+    Raises:
+        ValueError: The name has another form, or there is no such file.
+    """
+    module_name, colon, factory_name = name.rpartition(":")
+    if not colon or not module_name or not factory_name:
+        raise ValueError(f"name the factory as MODULE:FACTORY or FILE.py:FACTORY, got {name!r}")
+    if module_name.endswith(".py") and not Path(module_name).is_file():
+        raise ValueError(f"there is no file {module_name} (the current folder is {Path.cwd()})")
+    return module_name, factory_name
+
+
 def load(name: str) -> Subject:
     """Call the factory `MODULE:FACTORY` or `FILE.py:FACTORY`.
 
@@ -51,12 +65,14 @@ def load(name: str) -> Subject:
         >>> load("torchgil.compare.builtin:transformer").call().shape
         torch.Size([1, 50, 512])
     """
-    module_name, colon, factory_name = name.rpartition(":")
-    if not colon or not module_name or not factory_name:
-        raise ValueError(f"name the factory as MODULE:FACTORY or FILE.py:FACTORY, got {name!r}")
-    factory = getattr(_module(module_name), factory_name, None)
-    if factory is None:
-        raise ValueError(f"{module_name} has no {factory_name}")
+    module_name, factory_name = split(name)
+    module = _module(module_name)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        others = [n for n, f in vars(module).items() if getattr(f, "__module__", None) == module.__name__]
+        there = f"; it has {', '.join(others[:10])}" if others else ""
+        is_not = f"{module_name} has no {factory_name}" if factory is None else f"{name} cannot be called"
+        raise ValueError(f"{is_not}{there}")
     made = factory()
     if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]):
         raise TypeError(
@@ -74,7 +90,16 @@ def _module(name: str) -> ModuleType:
     if not name.endswith(".py"):
         if "" not in sys.path:
             sys.path.insert(0, "")
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # of something that it imports
+            raise ModuleNotFoundError(
+                f"no module {error.name} is installed or lies in {Path.cwd()}: change to the folder that it "
+                "lies in, or name its file, as in FILE.py:FACTORY",
+                name=error.name,
+            ) from error
     path = Path(name).resolve()
     stem = path.stem
     known = sys.modules.get(stem)

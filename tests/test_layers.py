@@ -21,6 +21,7 @@ MAY_SEE_PYTHON = {
 MAY_SEE_PYTHON_STEMS = {
     "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/forward/decode",  # likewise for the instruction list
+    "csrc/tracing/collections",
     "csrc/tracing/gil_events",
     "csrc/tracing/gil_lock",
     "csrc/tracing/op_events",
@@ -52,6 +53,7 @@ MAY_TOUCH_C = {"_build", "priority", "threads", "ops", "tracing", "forward"}
 TRACING = [
     {"recording", "extension", "background"},  # extension: of what a call is, not of the trace
     {"states", "figures"},
+    {"collecting"},
     {"numbers", "text", "timeline"},
     {"html"},
     {"report"},

@@ -65,6 +65,7 @@ class _TraceStop(TypedDict):
     threads: list[tuple[int, int, str, bytes, int]]  # ident, native id, name, events, dropped
     missed_objects: list[str]
     waiting: list[int]  # native ids of threads that ask for the GIL at the stop
+    all_collections_seen: bool  # False: gc.callbacks was changed meanwhile
 
 def trace_start(
     max_events: int, gil: bool, lock: bool, ops: bool = True, newest: bool = False
@@ -73,6 +74,10 @@ def trace_stop() -> _TraceStop: ...
 def trace_running() -> bool: ...
 def trace_mark() -> None: ...
 def trace_forget() -> None: ...
+
+# Duration, queued, thread's name and ident, exact, frames, and collections: how many, their time, the longest
+# one's, its generation.
+_LongHold = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
 
 class Prober:
     """Two native threads that find who holds the GIL long; started by making it."""
@@ -83,7 +88,7 @@ class Prober:
         mean_gap_s: float,
         look_period_s: float,
         threads: dict[int, Thread],
-        sinks: list[Callable[[tuple[float, float, str, int, bool, list[tuple[str, int, str]]]], None]],
+        sinks: list[Callable[[_LongHold], None]],
         totals: list[float],
     ) -> None: ...
     def stop(self) -> None: ...

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "tracing/collections.h"
 #include "tracing/event_log.h"
 #include "tracing/gil_events.h"
 #include "tracing/op_events.h"
@@ -10,6 +11,7 @@
 #include <time.h>
 
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace py = pybind11;
@@ -21,7 +23,8 @@ void register_prober(py::module_& m);
 
 namespace {
 
-bool started = false; // GIL: held wherever this is read or written
+bool started = false; // GIL: held wherever these are read or written
+auto& collections_seen = *new std::optional<collections::Client>;
 
 int64_t clock_ns(clockid_t clock) {
   timespec t;
@@ -72,9 +75,11 @@ py::dict trace_start(
     if (ops) {
       op_events::start();
     }
+    collections_seen.emplace();
     start_ns =
         event_log::start(max_events, newest ? Keep::kNewest : Keep::kOldest);
   } catch (...) {
+    collections_seen.reset();
     op_events::stop();
     gil_events::stop();
     started = false;
@@ -100,6 +105,8 @@ py::dict trace_stop() {
   // Before the end: a thread that asks from now on has an event that says so.
   const std::vector<int64_t> waiting = gil_events::waiting();
   const EventLog log = event_log::stop();
+  const bool all_collections_seen = collections::still_seen();
+  collections_seen.reset();
   op_events::stop();
   const auto missed = gil_events::stop();
   started = false;
@@ -126,6 +133,7 @@ py::dict trace_stop() {
   result["threads"] = threads;
   result["missed_objects"] = missed;
   result["waiting"] = waiting;
+  result["all_collections_seen"] = all_collections_seen;
   return result;
 }
 
@@ -142,6 +150,7 @@ void trace_mark() {
 
 // In the child of a fork: the trace is the parent's.
 void trace_forget() {
+  collections_seen.reset();
   op_events::stop();
   started = false;
 }
@@ -149,6 +158,7 @@ void trace_forget() {
 } // namespace
 
 void register_tracing(py::module_& m) {
+  collections::set_up();
   m.def(
       "trace_start",
       &trace_start,

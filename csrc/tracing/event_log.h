@@ -24,6 +24,8 @@ enum class EventKind : uint8_t {
   kThreadEnd = 9,
   kScopeStart = 10, // as kOpStart, of a user's record_function
   kScopeStartHeld = 11,
+  kCollectionStart = 12, // of garbage; with its generation in place of a name
+  kCollectionEnd = 13,
 };
 
 struct Event {

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "tracing/collections.h"
 #include "tracing/culprit.h"
 #include "tracing/gil_holder.h"
 #include "tracing/prober.h"
@@ -24,6 +26,25 @@ Clock::duration seconds(double value) {
 
 double in_seconds(Clock::duration value) {
   return std::chrono::duration<double>(value).count();
+}
+
+double in_seconds(int64_t ns) {
+  return in_seconds(std::chrono::nanoseconds(ns));
+}
+
+int64_t in_ns(Clock::time_point time) {
+  return std::chrono::nanoseconds(time.time_since_epoch()).count();
+}
+
+/// (how many, seconds, seconds of the longest, its generation). GIL: held.
+py::tuple collections_in(const Hold& hold) {
+  const collections::Found found =
+      collections::within(hold.holder, in_ns(hold.first), in_ns(hold.last));
+  return py::make_tuple(
+      found.count,
+      in_seconds(found.ns),
+      in_seconds(found.longest_ns),
+      found.generation);
 }
 
 /// A Prober that Python code starts by making it, and stops. What it finds
@@ -69,8 +90,11 @@ class PyProber {
       prober.release();
       return;
     }
-    py::gil_scoped_release released;
-    prober.reset();
+    {
+      py::gil_scoped_release released;
+      prober.reset();
+    }
+    collections_.reset();
   }
 
   int64_t knocks() const {
@@ -101,7 +125,8 @@ class PyProber {
           culprit.name,
           culprit.ident,
           !hold.may_have_run_on,
-          culprit.frames);
+          culprit.frames,
+          collections_in(hold));
       for (py::handle sink : sinks_) {
         sink(found);
       }
@@ -129,7 +154,8 @@ class PyProber {
   const py::list sinks_;
   const py::list totals_;
   const py::object switch_interval_; // the user may change it at any time
-  std::unique_ptr<Prober> prober_;   // last: its threads use the rest
+  std::optional<collections::Client> collections_{std::in_place};
+  std::unique_ptr<Prober> prober_; // last: its threads use the rest
 };
 
 py::list wakeup_latencies(int samples) {

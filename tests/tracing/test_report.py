@@ -26,11 +26,13 @@ KINDS = {
     "start_held": Kind.OP_START_HELD,
     "end": Kind.OP_END,
     "thread_end": Kind.THREAD_END,
+    "collect": Kind.COLLECTION_START,
+    "collected": Kind.COLLECTION_END,
 }
 
 
 def report(*threads: str, stop_ms: int = 100, **more):
-    """From lines such as "0 acquire, 10 release, 20 start aten::add": times in ms."""
+    """From lines such as "0 acquire, 10 release, 20 start aten::add, 90 collect 2": times in ms."""
     recorded = []
     for i, text in enumerate(threads, 1):
         events = [event.split(maxsplit=2) for event in text.split(", ") if event]
@@ -41,7 +43,7 @@ def report(*threads: str, stop_ms: int = 100, **more):
                 name=f"thread {i}",
                 times_ns=[round(float(e[0]) * MS) for e in events],
                 kinds=[KINDS[e[1]] for e in events],
-                names=[OFFSET[e[2]] if e[2:] else 0 for e in events],
+                names=[(OFFSET.get(e[2]) or int(e[2])) if e[2:] else 0 for e in events],
                 known_at_start=True,
             )
         )

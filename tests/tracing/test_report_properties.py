@@ -70,6 +70,15 @@ def test_the_parts_add_up_none_is_negative_and_the_order_of_threads_is_nothing(d
         assert 0 <= row.longest_wait_s <= row.wait_s + 1e-12
         assert row.releases >= 0
         assert row.wall_s <= report.covered_s + 1e-12
+        collected = row.collections
+        assert 0 <= collected.held_s <= row.held_s + 1e-12
+        assert 0 <= collected.free_s <= row.free_s + 1e-12
+        assert collected.held_s + collected.free_s <= collected.wall_s + 1e-12
+        assert 0 <= collected.longest_s <= collected.wall_s + 1e-12 <= row.wall_s + 2e-12
+        assert collected.releases <= row.releases + 1  # the last release of a thread that ends is none
+        assert (collected.count > 0) == (collected.wall_s > 0) == (collected.generation is not None)
+    assert report.collections.count == sum(row.collections.count for row in report.threads)
+    assert report.collections.held_s <= report.covered_s + 1e-12
     assert sum(row.held_s for row in report.threads) <= report.covered_s + 1e-12  # one at a time
     for op in report.ops:
         assert min(op.wall_s, op.free_s, op.held_s, op.wait_s, op.longest_hold_s) >= 0

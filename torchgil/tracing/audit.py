@@ -9,11 +9,12 @@ from typing import Generic, TypeVar
 
 from torchgil._build import C
 from torchgil.tracing import html
+from torchgil.tracing.collecting import together
 from torchgil.tracing.extension import Extension, of_callable
-from torchgil.tracing.figures import LONG_HOLD_S, verdict_of
+from torchgil.tracing.figures import LONG_HOLD_S, NO_COLLECTIONS, Collections, verdict_of
 from torchgil.tracing.recording import Kind
 from torchgil.tracing.report import Report
-from torchgil.tracing.text import duration
+from torchgil.tracing.text import COLLECTION_MEND, collections, duration
 from torchgil.tracing.trace import Trace
 
 __all__ = ["Audit", "audit"]
@@ -39,6 +40,8 @@ class Audit(Generic[T]):
     longest_wait_s: float
     result: T = field(repr=False)
     report: Report = field(repr=False)
+    collections: Collections = NO_COLLECTIONS  # of garbage, in this call; part of the times above
+    collections_elsewhere: Collections = NO_COLLECTIONS  # in other threads meanwhile
     extension: Extension | None = None  # that fn is from, where it held the GIL for more than 5 ms in one go
 
     def __str__(self) -> str:
@@ -51,9 +54,27 @@ class Audit(Generic[T]):
             f"waited {duration(self.wait_s)} (longest {duration(self.longest_wait_s)}), "
             f"preempted {duration(self.preempted_s)}",
         ]
+        lines += self._collected()
         lines += [f"it ran {self.extension}"] if self.extension else []
         lines += [f"note: {note}" for note in self.report.notes]
         return "\n".join(lines)
+
+    def _collected(self) -> list[str]:
+        """Garbage collections that fell into the call, in words, and long ones of other threads."""
+        mine = self.collections
+        lines = []
+        if mine.count:
+            others_s = self.wall_s - mine.wall_s
+            free = 100 * (self.free_s - mine.free_s) / others_s if others_s > 0 else 0.0
+            lines.append(
+                f"in it: {collections(mine)}; {duration(mine.held_s)} of that with the GIL held, and "
+                f"{mine.releases} of the releases. Of the other {duration(others_s)} {free:.1f} % was free"
+            )
+        if self.collections_elsewhere.longest_s >= LONG_HOLD_S:
+            lines.append(f"in other threads meanwhile: {collections(self.collections_elsewhere)}")
+        if max(mine.longest_s, self.collections_elsewhere.longest_s) >= LONG_HOLD_S:
+            lines.append(f"hint: {COLLECTION_MEND}")
+        return lines
 
     def _repr_html_(self) -> str:
         verdict, *rest = str(self).splitlines()
@@ -119,5 +140,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
         longest_wait_s=span.longest_wait_s,
         result=result,
         report=report,
+        collections=span.collections,
+        collections_elsewhere=together(t.collections for t in report.threads if t.native_id != me),
         extension=of_callable(fn) if span.longest_hold_s > LONG_HOLD_S else None,
     )

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 
 from torchgil.tracing.recording import Recording, Segment
 
-__all__ = ["LONG_HOLD_S", "Figures", "OpReport", "Span", "ThreadReport", "verdict_of"]
+__all__ = [
+    "LONG_HOLD_S",
+    "NO_COLLECTIONS",
+    "Collections",
+    "Figures",
+    "OpReport",
+    "Span",
+    "ThreadReport",
+    "verdict_of",
+]
 
 
 LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, a call into C does not
@@ -24,6 +33,26 @@ def verdict_of(free_s: float, wall_s: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Collections:
+    """Garbage collections in a stretch of time, each from when its thread begins it to when that ends it.
+
+    A collection holds the GIL but for what it frees: a tensor's end releases it, and so may a finalizer.
+    What is neither free nor held of wall_s is waiting for the GIL back.
+    """
+
+    count: int = 0
+    wall_s: float = 0.0
+    free_s: float = 0.0
+    held_s: float = 0.0
+    releases: int = 0
+    longest_s: float = 0.0
+    generation: int | None = None  # of the longest
+
+
+NO_COLLECTIONS = Collections()
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """What one thread did to the GIL in a stretch of time; the four parts add up to wall_s."""
 
@@ -35,6 +64,7 @@ class Span:
     releases: int
     longest_hold_s: float
     longest_wait_s: float
+    collections: Collections  # part of the times above
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +82,7 @@ class ThreadReport:
     releases: int
     longest_hold_s: float
     longest_wait_s: float
+    collections: Collections  # of garbage; part of the times above
     waits_after: dict[str, float]  # op -> seconds waited in windows it ran in; "": windows without an op
     waits_for: dict[str, float]  # thread -> seconds that it held the GIL while this one waited for it
 
@@ -88,5 +119,6 @@ class Figures:
     ops: tuple[OpReport, ...]
     threads: tuple[ThreadReport, ...]
     notes: tuple[str, ...]
+    collections: Collections  # of all threads
     recording: Recording = field(repr=False, compare=False)
     segments: tuple[list[Segment], ...] = field(repr=False, compare=False)

@@ -59,6 +59,7 @@ def report(figures: Figures, *, top: int = 15) -> str:
         parts.append(table(*text.op_table(figures, top)))
     if len(figures.ops) > top:
         parts.append(paragraph(f"({len(figures.ops) - top} more ops)"))
+    parts += [paragraph(line)] if (line := text.collections_line(figures)) else []
     parts += [paragraph(f"hint: {hint}") for hint in text.hints(figures)]
     parts += [paragraph(f"note: {note}") for note in figures.notes]
     return page(*parts)

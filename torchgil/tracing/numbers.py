@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from itertools import pairwise
 
+from torchgil.tracing.collecting import collections_of, together
 from torchgil.tracing.figures import Figures, OpReport, Span, ThreadReport, verdict_of
 from torchgil.tracing.recording import (
     STARTS,
@@ -66,6 +67,7 @@ def figures_of(recording: Recording) -> Figures:
         ops=ops.reports(),
         threads=tuple(sorted(threads, key=lambda t: -(t.wait_s + t.preempted_s + t.held_s))),
         notes=tuple(notes),
+        collections=together(thread.collections for thread in threads),
         recording=recording,
         segments=tuple(segments),
     )
@@ -107,6 +109,7 @@ def span_of(thread: ThreadRecording, segments: list[Segment], start_ns: int, end
         releases=_count_windows(thread, start_ns, end_ns),
         longest_hold_s=longest[State.HELD] * _NS,
         longest_wait_s=longest[State.WAIT] * _NS,
+        collections=collections_of(thread, segments, start_ns, end_ns),
     )
 
 

@@ -35,6 +35,8 @@ class Kind(IntEnum):
     THREAD_END = 9
     SCOPE_START = 10  # as OP_START, of a user's record_function
     SCOPE_START_HELD = 11
+    COLLECTION_START = 12  # of garbage; with its generation in place of a name
+    COLLECTION_END = 13
 
 
 STARTS = frozenset({Kind.OP_START, Kind.OP_START_HELD, Kind.SCOPE_START, Kind.SCOPE_START_HELD})
@@ -63,7 +65,7 @@ class ThreadRecording:
     name: str
     times_ns: Sequence[int]
     kinds: Sequence[int]
-    names: Sequence[int]  # of ops: offsets for Recording.name_at()
+    names: Sequence[int]  # of ops: offsets for Recording.name_at(); of collections: the generation
     known_at_start: bool  # a Python thread that existed when the trace started
     at_start: State | None = None  # where it is known; else its first event tells
 

@@ -47,6 +47,7 @@ class Report(Figures):
             "dropped": self.dropped,
             "gil_seen": self.recording.gil_seen,
             "has_gil": self.recording.has_gil,
+            "collections": asdict(self.collections),
             "threads": [asdict(thread) for thread in self.threads],
             "ops": [asdict(op) for op in self.ops],
             "hints": list(self.hints),

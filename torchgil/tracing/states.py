@@ -97,6 +97,7 @@ def _since(thread: ThreadRecording, recording: Recording, start_ns: int) -> Thre
         return thread
     known, state = True, thread.at_start
     open_ops: list[tuple[int, int]] = []  # kind and name
+    collecting: list[tuple[int, int]] = []  # likewise, one at most
     for kind, name in zip(thread.kinds[:cut], thread.names[:cut], strict=True):
         if kind == Kind.THREAD_END:
             known, state = False, None
@@ -104,17 +105,22 @@ def _since(thread: ThreadRecording, recording: Recording, start_ns: int) -> Thre
             state = _NEXT[_GIL_KINDS[kind]]
         elif kind in STARTS:
             open_ops.append((kind, name))
+        elif kind == Kind.COLLECTION_START:
+            collecting = [(kind, name)]
+        elif kind == Kind.COLLECTION_END:
+            collecting = []
         elif kind == Kind.OP_END and open_ops:
             at = len(open_ops) - 1
             while name and at >= 0 and recording.name_at(open_ops[at][1]) != recording.name_at(name):
                 at -= 1
             if at >= 0:
                 del open_ops[at:]
+    carried = open_ops + collecting
     return replace(
         thread,
-        times_ns=[start_ns] * len(open_ops) + list(thread.times_ns[cut:]),
-        kinds=[kind for kind, _ in open_ops] + list(thread.kinds[cut:]),
-        names=[name for _, name in open_ops] + list(thread.names[cut:]),
+        times_ns=[start_ns] * len(carried) + list(thread.times_ns[cut:]),
+        kinds=[kind for kind, _ in carried] + list(thread.kinds[cut:]),
+        names=[name for _, name in carried] + list(thread.names[cut:]),
         known_at_start=known,
         at_start=state,
     )

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchgil.tracing.figures import LONG_HOLD_S, Figures
+from torchgil.tracing.figures import LONG_HOLD_S, Collections, Figures
 
-__all__ = ["duration", "headline", "hints", "op_table", "render", "table", "thread_table"]
+__all__ = [
+    "COLLECTION_MEND",
+    "collections",
+    "collections_line",
+    "duration",
+    "headline",
+    "hints",
+    "op_table",
+    "render",
+    "table",
+    "thread_table",
+]
 
 _HINTS = 3  # of one kind: the worst
 COMPILED_REGION = "Torch-Compiled Region"
+COLLECTION_MEND = (
+    "gc.freeze() after loading leaves what was loaded out of later collections, and gc.collect() at a quiet "
+    "moment does the work before a busy one"
+)
 
 
 def duration(seconds: float) -> str:
@@ -39,6 +54,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def collections(of: Collections) -> str:
+    """How many garbage collections there were, and how long they took.
+
+    >>> collections(Collections(count=1, wall_s=0.083, longest_s=0.083, generation=2))
+    'a garbage collection of generation 2, 83.0 ms'
+    """
+    if of.count == 1:
+        return f"a garbage collection of generation {of.generation}, {duration(of.wall_s)}"
+    return (
+        f"{of.count} garbage collections, {duration(of.wall_s)} in all, the longest {duration(of.longest_s)} "
+        f"of generation {of.generation}"
+    )
+
+
 Table = tuple[Sequence[str], list[tuple[str, ...]]]  # what `table` takes
 
 
@@ -50,10 +79,20 @@ def headline(report: Figures) -> str:
     )
 
 
+def collections_line(report: Figures) -> str:
+    """Of all threads; "" without any."""
+    if not report.collections.count:
+        return ""
+    longest = max(report.threads, key=lambda t: t.collections.longest_s)
+    held = duration(report.collections.held_s)
+    return f"{collections(report.collections)} (in {longest.name}); {held} with the GIL held"
+
+
 def thread_table(report: Figures) -> Table:
     """A row per thread."""
-    head = ("thread", "wall", "free", "held", "wait", "preempted", "releases", "longest hold", "longest wait")
-    rows = [
+    names = "thread", "wall", "free", "held", "wait", "preempted", "releases", "longest hold", "longest wait"
+    head: tuple[str, ...] = names
+    rows: list[tuple[str, ...]] = [
         (
             _short(t.name),
             *map(duration, (t.wall_s, t.free_s, t.held_s, t.wait_s, t.preempted_s)),
@@ -63,6 +102,9 @@ def thread_table(report: Figures) -> Table:
         )
         for t in report.threads
     ]
+    if report.collections.count:
+        head += ("collecting",)
+        rows = [(*row, duration(t.collections.wall_s)) for row, t in zip(rows, report.threads, strict=True)]
     return head, rows
 
 
@@ -91,6 +133,7 @@ def render(report: Figures, *, top: int = 15) -> str:
         parts.append(table(*op_table(report, top)))
         if len(report.ops) > top:
             parts[-1] += f"\n({len(report.ops) - top} more ops)"
+    parts += [line] if (line := collections_line(report)) else []
     parts += [f"hint: {hint}" for hint in hints(report)]
     parts += [f"note: {note}" for note in report.notes]
     return "\n\n".join(parts)
@@ -100,7 +143,7 @@ def hints(report: Figures) -> tuple[str, ...]:
     """What the numbers call for; nothing where they call for nothing."""
     if not report.recording.gil_seen:
         return ()
-    return (*_waiting(report), *_holding(report))
+    return (*_waiting(report), *_holding(report), *_collecting(report))
 
 
 _KNOCKER = "torchgil-knock"  # the watchdog's thread that asks for the GIL: how long it waits is no find
@@ -139,6 +182,18 @@ def _holding(report: Figures) -> list[str]:
                 f"{op.name} held the GIL for up to {duration(op.longest_hold_s)} at a time "
                 f"({op.calls_held} of {op.calls} calls were entered with it): "
                 "no other Python thread ran meanwhile" + (f"; {op.origin}" if op.origin else "")
+            )
+    return found[:_HINTS]
+
+
+def _collecting(report: Figures) -> list[str]:
+    found = []
+    for t in sorted(report.threads, key=lambda t: -t.collections.longest_s):
+        if t.collections.longest_s >= LONG_HOLD_S:
+            held = duration(t.collections.held_s)
+            found.append(
+                f"{t.name} was in {collections(t.collections)}, {held} of it with the GIL held: "
+                f"{COLLECTION_MEND}"
             )
     return found[:_HINTS]
 

@@ -98,6 +98,8 @@ class Trace:
             # With the lock watched, the GIL is seen to change hands, and not that they gave it away.
             seen = "their releases count as preempted" if self._start["lock"] else "their calls stayed unseen"
             notes.append(f"not redirected, (loaded during the trace?), so that {seen}: {objects}")
+        if not stopped["all_collections_seen"]:
+            notes.append("gc.callbacks was changed during the trace: not all garbage collections were seen")
         begin_ns, dropped = stopped["complete_from_ns"], stopped["dropped"]
         if self._newest and dropped:
             kept_s, wall_s = ((stopped["stop_ns"] - ns) * 1e-9 for ns in (begin_ns, stopped["start_ns"]))

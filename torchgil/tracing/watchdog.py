@@ -25,15 +25,19 @@ from torchgil._build import C
 from torchgil.tracing import extension, html
 from torchgil.tracing.background import Background
 from torchgil.tracing.extension import Extension
+from torchgil.tracing.figures import NO_COLLECTIONS, Collections
+from torchgil.tracing.text import COLLECTION_MEND, collections
 
 __all__ = ["LongHold", "Watchdog", "WatchdogStats"]
 
 _log = logging.getLogger("torchgil.watchdog")
 
-# What the prober reports: duration, queued, thread's name and ident, exact, frames.
-_Report = tuple[float, float, str, int, bool, list[tuple[str, int, str]]]
+# What the prober reports: duration, queued, thread's name and ident, exact, frames, and the collections in
+# it: how many, their seconds, the longest one's, its generation.
+_Report = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
 
 _CALLBACK_PATIENCE_S = 5.0
+_WORTH_SAYING = 0.1  # of a hold: less in collections is left to the field
 
 # Whose files are not the user's own code.
 _LIBRARIES = (
@@ -62,6 +66,8 @@ class LongHold:
         exact: Whether nothing speaks against the thread being still where it gave way. False:
             other threads got the GIL in between, and then this one again or perhaps
             again, so that the line may be a later one than the culprit.
+        collections: The garbage collections that fell into it, each of 0.1 ms at least, as far as they lie
+            in duration_s: the line is then where one happened to start, and need not be the one at fault.
 
     Example:
         >>> import torchgil
@@ -80,6 +86,7 @@ class LongHold:
     function: str
     stack: tuple[FrameSummary, ...]
     exact: bool
+    collections: Collections = NO_COLLECTIONS
 
     @property
     def caller(self) -> FrameSummary | None:
@@ -99,8 +106,10 @@ class LongHold:
 
     def __str__(self) -> str:
         held = f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms"
+        if self.collections.wall_s >= _WORTH_SAYING * self.duration_s:
+            held += f" ({collections(self.collections)})"
         if not self.stack:
-            return f"{held}; it has no Python frame"
+            return f"{held}; it has no Python frame" + self._mend()
         at = "at" if self.exact else "at or before"
         caller = self.caller
         via = f", called from {caller.filename}:{caller.lineno} in {caller.name}" if caller else ""
@@ -111,7 +120,11 @@ class LongHold:
             f"{held} {at} {place}"
             + (f": {source}" if source else "")
             + (f"; it ran {ran_in}" if ran_in else "")
+            + self._mend()
         )
+
+    def _mend(self) -> str:
+        return f"; {COLLECTION_MEND}" if self.collections.wall_s >= self.duration_s / 2 else ""
 
     def format(self) -> str:
         """The hold and the stack below it, as a traceback would print it."""
@@ -275,7 +288,7 @@ class _Session:
 
 
 def _describe(report: _Report) -> LongHold:
-    duration_s, queued_s, name, ident, exact, frames = report
+    duration_s, queued_s, name, ident, exact, frames, (count, collecting_s, longest_s, generation) = report
     stack = tuple(
         FrameSummary(filename, lineno, function, lookup_line=False) for filename, lineno, function in frames
     )
@@ -290,6 +303,13 @@ def _describe(report: _Report) -> LongHold:
         function=function,
         stack=stack,
         exact=exact,
+        collections=Collections(
+            count=count,
+            wall_s=collecting_s,
+            held_s=collecting_s,
+            longest_s=longest_s,
+            generation=generation if count else None,
+        ),
     )
 
 

@@ -1,0 +1,62 @@
+"""Collections from events: where they begin and end, and what of them was held."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tracing.test_report import MS, report
+from torchgil.tracing.collecting import intervals
+from torchgil.tracing.states import since
+
+
+def of(*threads: str, **more):
+    return report(*threads, **more)
+
+
+def test_a_collection_is_from_its_start_to_its_end_and_partly_held():
+    r = of("0 acquire, 10 collect 2, 20 release, 25 request, 30 acquire, 50 collected 2")
+    (row,) = r.threads
+    seen = row.collections
+    assert (seen.wall_s, seen.held_s, seen.free_s) == pytest.approx((0.04, 0.03, 0.005))
+    assert (seen.count, seen.releases, seen.generation, seen.longest_s) == (1, 1, 2, pytest.approx(0.04))
+    assert r.collections == seen
+
+
+def test_several_are_summed_up_and_the_longest_one_gives_the_generation():
+    r = of(
+        "0 acquire, 10 collect 0, 11 collected 0, 20 collect 1, 24 collected 1, 25 release",
+        "30 acquire, 31 collect 2, 33 collected 2, 40 release",
+    )
+    assert (r.collections.count, r.collections.generation) == (3, 1)
+    assert (r.collections.wall_s, r.collections.longest_s) == pytest.approx((0.007, 0.004))
+    assert [t.collections.count for t in sorted(r.threads, key=lambda t: t.ident)] == [2, 1]
+    assert "3 garbage collections, 7.00 ms in all, the longest 4.00 ms of generation 1 (in thread" in str(r)
+    assert r.hints == ()
+
+
+def test_one_without_a_start_began_before_and_one_without_an_end_goes_on():
+    text = "0 acquire, 10 collected 2, 90 collect 1"
+    (thread,) = of(text).recording.threads
+    (segments,) = of(text).segments
+    assert list(intervals(thread, segments)) == [(0, 10 * MS, 2), (90 * MS, 100 * MS, 1)]
+
+
+def test_what_is_cut_off_or_was_dropped_is_not_counted():
+    text = "0 acquire, 10 collect 2, 30 collected 2, 40 collect 0, 60 collected 0"
+    assert of(text, complete_until_ns=20 * MS, dropped=1).collections.wall_s == pytest.approx(0.01)
+    assert of(text, complete_until_ns=35 * MS, dropped=1).collections.count == 1
+    recording = since(of(text).recording, 20 * MS)
+    (thread,) = recording.threads
+    assert list(intervals(thread, [(20 * MS, 100 * MS, 2)])) == [
+        (20 * MS, 30 * MS, 2),
+        (40 * MS, 60 * MS, 0),
+    ]
+    open_at_the_cut = since(of("0 acquire, 10 collect 2").recording, 20 * MS)
+    assert list(intervals(open_at_the_cut.threads[0], [(20 * MS, 100 * MS, 2)])) == [(20 * MS, 100 * MS, 2)]
+
+
+def test_a_long_one_gets_a_hint_with_the_mend():
+    (hint,) = of("0 acquire, 10 collect 2, 60 collected 2").hints
+    assert hint.startswith("thread 1 was in a garbage collection of generation 2, 50.0 ms, 50.0 ms of it")
+    assert "gc.freeze()" in hint
+    assert "gc.collect()" in hint

@@ -1,4 +1,8 @@
-"""Who may use whom: read from the includes and the imports, so that the tree cannot drift."""
+"""Who may use whom: read from the includes and the imports, so that the tree cannot drift.
+
+Each rule is a function that returns what breaks it in one file of a tree. Each has a control, a tree in which it
+is broken. A folder that no rule names fails.
+"""
 
 import ast
 import re
@@ -10,7 +14,17 @@ ROOT = Path(__file__).parent.parent
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h"))
 HEADERS = sorted((ROOT / "torchgil" / "include").rglob("*.h"))
 PACKAGE = sorted((ROOT / "torchgil").rglob("*.py"))
-WINGS = {"ops", "tracing", "forward"}
+
+# What each folder of csrc may include from other folders: a folder, or one header of it. csrc/clock.h and
+# torchgil/include are for all; module.cpp names what each wing registers, and includes nothing.
+MAY_INCLUDE = {
+    "redirect": set(),
+    "ops": set(),
+    "tracing": {"redirect"},
+    "priority": {"redirect"},
+    "threads": {"redirect"},
+    "forward": {"priority/mark.h"},
+}
 
 # The C++ files that may see Python, besides every bindings.cpp.
 MAY_SEE_PYTHON = {
@@ -63,6 +77,18 @@ TRACING = [
 ]
 
 
+# Beside public names the tests use the extension, and these, each where it is what is tested.
+PRIVATE_IN_TESTS = {
+    "_build.C",
+    "_support.NEWEST_TORCH",
+    "_support.OLDEST_TORCH",
+    "_support.compiler_objection",
+    "_support.series",
+    "forward.inductor._key",
+    "tracing.numbers._holders_meanwhile",
+}
+
+
 def includes(path):
     return re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
@@ -71,20 +97,20 @@ def name(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path):
-    """The torchgil modules a file imports, wherever in it: 'ops.released', 'threads', ''."""
+def imports(path, root=ROOT):
+    """The torchgil modules a file imports, wherever and however: 'ops.released', 'threads', ''."""
+    package = path.parent.relative_to(root).parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("torchgil").lstrip(".") for a in node.names if is_ours(a.name)}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and is_ours(node.module or ""):
-            base = (node.module or "").removeprefix("torchgil").lstrip(".")
-            found |= {f"{base}.{a.name}".lstrip(".") for a in node.names}
-    return found
-
-
-def is_ours(module):
-    return module.split(".")[0] == "torchgil"
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return {m.removeprefix("torchgil").lstrip(".") for m in found if m.split(".")[0] == "torchgil"}
 
 
 def layer_of(room):
@@ -92,6 +118,45 @@ def layer_of(room):
         if room in rooms:
             return height
     pytest.fail(f"{room!r} is in no layer: give it one in tests/test_layers.py")
+
+
+def included_from_elsewhere(path, csrc):
+    """The files of other folders of csrc that a file includes without leave."""
+    folder, *below = path.relative_to(csrc).parts
+    found = {
+        next((f for f in (path.parent / h, csrc / h) if f.is_file()), path)
+        .resolve()
+        .relative_to(csrc.resolve())
+        for h in includes(path)
+    }
+    allowed = MAY_INCLUDE.get(folder, set()) if below else set()
+    return {
+        other.as_posix()
+        for other in found
+        if len(other.parts) > 1
+        and other.parts[0] != folder
+        and not {other.parts[0], other.as_posix()} & allowed
+    }
+
+
+def upward_imports(path, root=ROOT):
+    """The modules of torchgil that a file of it imports from its own layer or above, or without leave."""
+    room = path.relative_to(root / "torchgil").parts[0].removesuffix(".py")
+    found = set()
+    for module in imports(path, root):
+        other = module.split(".")[0]
+        if other in (room, "__version__"):
+            continue
+        # "" is torchgil itself: import from the module that has it.
+        if not other or layer_of(other) >= layer_of(room):
+            found.add(module)
+        if (module == "_build.C" or other == "_C") and room not in MAY_TOUCH_C:
+            found.add(module)
+    return found
+
+
+def private(modules, allowed=()):
+    return {m for m in modules if m not in allowed and any(part.startswith("_") for part in m.split("."))}
 
 
 @pytest.mark.parametrize("path", CSRC, ids=name)
@@ -112,11 +177,12 @@ def test_cpp_sees_python_only_where_it_may(path):
 
 
 @pytest.mark.parametrize("path", CSRC, ids=name)
-def test_no_cpp_wing_includes_another(path):
-    wing = path.relative_to(ROOT / "csrc").parts[0]
-    if wing in WINGS:
-        others = {h.split("/")[0] for h in includes(path)} & WINGS - {wing}
-        assert others == set(), f"{name(path)} includes from {others}"
+def test_a_folder_of_cpp_includes_only_from_those_below_it(path):
+    assert included_from_elsewhere(path, ROOT / "csrc") == set()
+
+
+def test_each_folder_of_cpp_is_in_the_rule():
+    assert {p.name for p in (ROOT / "csrc").iterdir() if p.is_dir()} == MAY_INCLUDE.keys()
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=name)
@@ -129,17 +195,8 @@ def test_the_installed_headers_need_no_other_file_of_ours(path):
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if p.name != "_built_for.py"], ids=name)
 def test_python_layers(path):
-    room = path.relative_to(ROOT / "torchgil").parts[0].removesuffix(".py")
-    if room == "__init__":
-        return  # the table of public names; it imports them lazily
-    for module in imports(path):
-        other = module.split(".")[0]
-        if other == room or other == "__version__":
-            continue
-        assert other, f"{name(path)} imports torchgil itself: import from the module that has it"
-        assert layer_of(other) < layer_of(room), f"{name(path)} ({room}) imports torchgil.{module}"
-        if module == "_build.C" or other == "_C":
-            assert room in MAY_TOUCH_C, f"{name(path)} touches the C++ extension"
+    if name(path) != "torchgil/__init__.py":  # the table of public names; it imports them lazily
+        assert upward_imports(path) == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "torchgil" / "tracing").glob("*.py")), ids=name)
@@ -152,22 +209,57 @@ def test_inside_tracing_arrows_point_one_way(path):
             assert heights[room] < heights[path.stem], f"{name(path)} imports torchgil.{module}"
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
 def test_outside_the_package_public_names_are_used(folder):
-    for path in (ROOT / folder).rglob("*.py"):
-        for module in imports(path):
-            if folder != "tests":
-                assert not any(part.startswith("_") for part in module.split(".")), f"{name(path)}: {module}"
+    found = {name(path): private(imports(path)) for path in (ROOT / folder).rglob("*.py")}
+    assert {path: modules for path, modules in found.items() if modules} == {}
 
 
-def test_the_detectors_detect(tmp_path):
-    """The positive control of this file's own readers."""
-    bad = tmp_path / "bad.cpp"
-    bad.write_text('#include <Python.h>\n  #  include "ops/kernels.h"\n// #include <ok.h>\n')
-    assert includes(bad)[:2] == ["Python.h", "ops/kernels.h"]
-    assert PYTHON_HEADER.match("Python.h")
-    assert PYTHON_HEADER.match("pybind11/stl.h")
+def test_the_tests_use_public_names_and_few_others():
+    found = {name(p): private(imports(p), PRIVATE_IN_TESTS) for p in (ROOT / "tests").rglob("*.py")}
+    assert {path: modules for path, modules in found.items() if modules} == {}
+
+
+def test_an_include_without_leave_is_found(tmp_path):
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "forward").mkdir()
+    for header in ("clock.h", "ops/kernels.h", "forward/own.h"):
+        (tmp_path / header).touch()
+    source = tmp_path / "forward" / "bad.cpp"
+    good = '#include "clock.h"\n#include "own.h"\n#include <vector>\n#include <forward/own.h>\n'
+    source.write_text(good)
+    assert included_from_elsewhere(source, tmp_path) == set()
+    for line in ('#include "ops/kernels.h"', "  #  include <ops/kernels.h>", '#include "../ops/kernels.h"'):
+        source.write_text(good + line)
+        assert included_from_elsewhere(source, tmp_path) == {"ops/kernels.h"}
+    source.write_text("#include <Python.h>\n#include <pybind11/stl.h>\n// #include <ok.h>\n")
+    assert [h for h in includes(source) if PYTHON_HEADER.match(h)] == ["Python.h", "pybind11/stl.h"]
     assert not PYTHON_HEADER.match("torch/csrc/autograd/custom_function.h")
-    source = tmp_path / "bad.py"
-    source.write_text("def f():\n    from torchgil.serving import pool\n    import torchgil._build\n")
-    assert imports(source) == {"serving.pool", "_build"}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("def f():\n    from torchgil.serving import pool", "serving.pool"),
+        ("from ..serving import pool", "serving.pool"),
+        ("from .. import compare", "compare"),
+        ("from ..serving.pool import ThreadPool", "serving.pool.ThreadPool"),
+        ("import torchgil.cli", "cli"),
+        ("import torchgil", ""),
+        ("importlib.import_module('torchgil.serving')", "serving"),
+        ("from torchgil.tracing import text", "tracing.text"),
+    ],
+)
+def test_an_import_from_above_is_found(tmp_path, line, found):
+    source = tmp_path / "torchgil" / "forward" / "bad.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        f"from . import graph\nfrom .graph import x\nfrom ..ops import y\nimport torch\n{line}\n"
+    )
+    assert upward_imports(source, tmp_path) == {found}
+
+
+def test_a_private_name_is_found():
+    modules = {"forward.nogil.nogil", "_build.C", "forward.inductor._key", "tracing._page.x"}
+    assert private(modules) == modules - {"forward.nogil.nogil"}
+    assert private(modules, {"_build.C"}) == {"forward.inductor._key", "tracing._page.x"}

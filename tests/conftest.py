@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ from typing import Any
 import pytest
 
 from tests.zygote import Child, zygote
+
+pytest_plugins = ["tests.support.retries"]
 
 # A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
 # handler they do not. So the tests that interrupt a child also run under `make test &`.
@@ -57,15 +58,6 @@ def run_torchgil(*arguments: object, cwd: str | Path = ".", timeout: float = 240
     if child.left:
         pytest.fail(f"the command left something behind: {child}")
     return child
-
-
-def once(check: Callable[[], None], attempts: int = 3) -> None:
-    """Runs a check until it passes: the system may have the core amid one. What fails each time fails."""
-    for _ in range(attempts - 1):
-        with contextlib.suppress(AssertionError):
-            check()
-            return
-    check()
 
 
 def in_threads(fn: Callable[[int], Any], n: int, timeout: float = 120) -> list[Any]:

@@ -1,7 +1,7 @@
 """Who may use whom: read from the includes and the imports, so that the tree cannot drift.
 
-Each rule is a function that returns what breaks it in one file of a tree. Each has a control, a tree in which it
-is broken. A folder that no rule names fails.
+Each rule is a function that returns what breaks it in one file of a tree. Each has a control, a tree in which
+it is broken. A folder that no rule names fails.
 """
 
 import ast

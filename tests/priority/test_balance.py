@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.conftest import once, run_in_child
+from tests.conftest import run_in_child
+from tests.support.retries import once
 
 # Runs call() back to back beside a thread that is busy in Python, for a while; prints who had the GIL
 # for how long, and how often a caller waited for what was owed.

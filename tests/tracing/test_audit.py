@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import torchgil
-from tests.conftest import once, run_in_child
+from tests.conftest import run_in_child
+from tests.support.retries import once
 from tests.tracing.calls import CASES
 
 released, held = torchgil.released, torchgil.held

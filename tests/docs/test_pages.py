@@ -96,7 +96,7 @@ def test_what_is_printed_is_compared_and_what_is_measured_is_not():
         ("holds: 0.1 % of 39 ms free (4 releases)", "holds: 0.0 % of 406 ms free (0 releases)"),
         ("holds: nothing else", "holds: 0.0 % of 406 ms free (0 releases)"),
         ("holds", "releases"),
-        ("Fals", "False: nobody else could run to open it"),
+        ("F", "False: nobody else could run to open it"),
     ):
         assert not is_said(line, said), said
 

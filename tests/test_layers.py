@@ -77,13 +77,11 @@ TRACING = [
 ]
 
 
-# Beside public names the tests use the extension, and these, each where it is what is tested.
+# Beside public names the tests use the extension, modules that are tested by themselves, and these functions.
 PRIVATE_IN_TESTS = {
     "_build.C",
-    "_support.NEWEST_TORCH",
-    "_support.OLDEST_TORCH",
-    "_support.compiler_objection",
-    "_support.series",
+    "_files",
+    "_support",
     "forward.inductor._key",
     "tracing.numbers._holders_meanwhile",
 }
@@ -155,8 +153,10 @@ def upward_imports(path, root=ROOT):
     return found
 
 
-def private(modules, allowed=()):
-    return {m for m in modules if m not in allowed and any(part.startswith("_") for part in m.split("."))}
+def private(modules, allowed=frozenset()):
+    """The modules and names with an underscore; `allowed`: names, or modules of the top with all they have."""
+    found = {m for m in modules if any(part.startswith("_") for part in m.split("."))}
+    return {m for m in found if not {m, m.split(".")[0]} & allowed}
 
 
 @pytest.mark.parametrize("path", CSRC, ids=name)

@@ -154,7 +154,7 @@ def upward_imports(path, root=ROOT):
 
 
 def private(modules, allowed=frozenset()):
-    """The modules and names with an underscore; `allowed`: names, or modules of the top with all they have."""
+    """The modules and names with an underscore; `allowed` are names, or whole modules of the top."""
     found = {m for m in modules if any(part.startswith("_") for part in m.split("."))}
     return {m for m in found if not {m, m.split(".")[0]} & allowed}
 

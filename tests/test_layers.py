@@ -65,7 +65,7 @@ LAYERS = [
 MAY_TOUCH_C = {"_build", "priority", "threads", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
-    {"recording", "extension", "background"},  # extension: of what a call is, not of the trace
+    {"recording", "extension", "background", "thread_life"},  # extension: of what a call is
     {"states", "figures"},
     {"collecting"},
     {"numbers", "text", "timeline"},

@@ -42,6 +42,16 @@ Culprit without_frames(PyThreadState* state, const py::dict& threads) {
   return thread;
 }
 
+NamedThread name(PyThreadState* state, const py::dict& threads) {
+  const Culprit thread = without_frames(state, threads);
+  return {
+      state,
+      PyThreadState_GetID(state),
+      py::len(thread.name) != 0
+          ? thread.name
+          : py::str("thread " + std::to_string(thread.ident))};
+}
+
 } // namespace
 
 Culprit look_up_culprit(const void* holder, const py::dict& threads) {
@@ -68,16 +78,19 @@ Culprit look_up_culprit(const void* holder, const py::dict& threads) {
   return culprit;
 }
 
-py::object name_of_thread(const void* holder, const py::dict& threads) {
-  PyThreadState* state = find_thread(holder);
-  if (state == nullptr) {
-    return py::none();
+NamedThread named_thread(const void* address, const py::dict& threads) {
+  PyThreadState* state = find_thread(address);
+  return state != nullptr ? name(state, threads) : NamedThread{};
+}
+
+std::vector<NamedThread> named_threads(const py::dict& threads) {
+  std::vector<NamedThread> found;
+  PyThreadState* state =
+      PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+  for (; state != nullptr; state = PyThreadState_Next(state)) {
+    found.push_back(name(state, threads));
   }
-  const Culprit thread = without_frames(state, threads);
-  if (py::len(thread.name) != 0) {
-    return thread.name;
-  }
-  return py::str("thread " + std::to_string(thread.ident));
+  return found;
 }
 
 } // namespace torchgil

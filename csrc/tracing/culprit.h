@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace torchgil {
 
@@ -35,9 +36,18 @@ class CollectionPaused {
   int was_enabled_;
 };
 
-/// The name of the thread whose PyThreadState has this address, as threading
-/// has it, or the OS; None where it has ended. GIL: held throughout.
-py::object name_of_thread(const void* holder, const py::dict& threads);
+/// A thread's name, as threading has it, or the OS.
+struct NamedThread {
+  const void* state = nullptr; // its PyThreadState's address
+  uint64_t id = 0;             // and that one's number; 0: no such thread
+  py::object name;
+};
+
+/// The thread whose PyThreadState has this address. GIL: held throughout.
+NamedThread named_thread(const void* address, const py::dict& threads);
+
+/// All threads of the main interpreter. GIL: held throughout.
+std::vector<NamedThread> named_threads(const py::dict& threads);
 
 /// Looks up the thread whose PyThreadState has this address; `threads` are
 /// threading's own, by ident. Runs no Python code, so with collections paused

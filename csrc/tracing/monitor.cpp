@@ -1,10 +1,12 @@
 // csrc/tracing/monitor.cpp: a native thread that counts who holds the GIL.
 #include "tracing/monitor.h"
 
+#include "tracing/collections.h"
 #include "tracing/gil_holder.h"
 #include "tracing/native_thread.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 namespace torchgil {
@@ -55,16 +57,22 @@ void Monitor::run() {
       return;
     }
     now = Clock::now();
-    const void* holder = gil_holder();
-    ++counts_.looks;
-    if (holder) {
-      ++counts_.held[holder];
+    ++count_;
+    Look look{now, nullptr, false};
+    if (const void* state = gil_holder()) {
+      look.collecting = collections::collecting() == state;
+      look.holder = &holders_.at(state);
+      ++look.holder->looks;
+      look.holder->collecting += look.collecting;
+      ++look.holder->kept;
     }
     if (looks_.size() < kept_) {
-      looks_.push_back({now, holder});
+      looks_.push_back(look);
     } else {
       kept_since_ = looks_[oldest_].when;
-      looks_[oldest_] = {now, holder};
+      if (Holder* before = std::exchange(looks_[oldest_], look).holder) {
+        --before->kept;
+      }
       oldest_ = (oldest_ + 1) % kept_;
     }
   }
@@ -73,8 +81,18 @@ void Monitor::run() {
 Monitor::Counts Monitor::take() {
   std::lock_guard lock(mutex_);
   const auto now = stopping_ ? until_ : Clock::now();
-  counts_.covered = now - std::exchange(since_, now);
-  return std::exchange(counts_, {});
+  Counts counts;
+  counts.looks = std::exchange(count_, 0);
+  counts.covered = now - std::exchange(since_, now);
+  for (Holder& holder : holders_.all()) {
+    if (holder.looks > 0) {
+      counts.held.push_back(
+          {&holder,
+           std::exchange(holder.looks, 0),
+           std::exchange(holder.collecting, 0)});
+    }
+  }
+  return counts;
 }
 
 Monitor::Counts Monitor::last(Clock::duration window) const {
@@ -83,13 +101,21 @@ Monitor::Counts Monitor::last(Clock::duration window) const {
   const auto from = std::max(now - window, kept_since_);
   Counts counts;
   counts.covered = now - from;
+  std::unordered_map<Holder*, Held> held;
   for (const Look& look : looks_) {
-    if (look.when >= from) {
-      ++counts.looks;
-      if (look.holder) {
-        ++counts.held[look.holder];
-      }
+    if (look.when < from) {
+      continue;
     }
+    ++counts.looks;
+    if (look.holder) {
+      Held& of =
+          held.try_emplace(look.holder, Held{look.holder, 0, 0}).first->second;
+      ++of.looks;
+      of.collecting += look.collecting;
+    }
+  }
+  for (const auto& [_, of] : held) {
+    counts.held.push_back(of);
   }
   return counts;
 }
@@ -97,9 +123,50 @@ Monitor::Counts Monitor::last(Clock::duration window) const {
 void Monitor::reset() {
   std::lock_guard lock(mutex_);
   since_ = kept_since_ = stopping_ ? until_ : Clock::now();
-  counts_ = {};
+  count_ = 0;
   looks_.clear();
   oldest_ = 0;
+  for (Holder& holder : holders_.all()) {
+    holder.looks = holder.collecting = holder.kept = 0;
+  }
+  holders_.prune();
+}
+
+bool Monitor::begin_thread(const void* state, uint64_t id, std::string name) {
+  std::lock_guard lock(mutex_);
+  return holders_.begin(state, id, std::move(name));
+}
+
+void Monitor::end_thread(const void* state, std::string name) {
+  std::lock_guard lock(mutex_);
+  holders_.end(state, std::move(name));
+}
+
+std::vector<Holder*> Monitor::living() {
+  std::lock_guard lock(mutex_);
+  std::vector<Holder*> found;
+  for (Holder& holder : holders_.all()) {
+    if (!holder.ended) {
+      found.push_back(&holder);
+    }
+  }
+  return found;
+}
+
+void Monitor::name(Holder& holder, uint64_t id, std::string name) {
+  std::lock_guard lock(mutex_);
+  holder.id = id;
+  holder.name = std::move(name);
+}
+
+void Monitor::has_ended(Holder& holder) {
+  std::lock_guard lock(mutex_);
+  holders_.has_ended(holder);
+}
+
+void Monitor::forget_ended() {
+  std::lock_guard lock(mutex_);
+  holders_.prune();
 }
 
 } // namespace torchgil

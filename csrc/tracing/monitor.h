@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <mutex>
 #include <random>
+#include <string>
 #include <thread>
-#include <unordered_map>
 #include <vector>
+
+#include "tracing/holders.h"
 
 namespace torchgil {
 
@@ -21,11 +23,17 @@ class Monitor {
  public:
   using Clock = std::chrono::steady_clock;
 
+  /// Looks that found one thread holding the GIL.
+  struct Held {
+    Holder* holder; // good until forget_ended()
+    uint64_t looks;
+    uint64_t collecting; // of these, in a garbage collection
+  };
+
   struct Counts {
     uint64_t looks = 0;
     Clock::duration covered{};
-    // By the address of the holder's PyThreadState: looks that found it.
-    std::unordered_map<const void*, uint64_t> held;
+    std::vector<Held> held;
   };
 
   /// Starts the thread. `kept` looks can be asked for again. GIL: not needed.
@@ -45,10 +53,22 @@ class Monitor {
 
   void reset();
 
+  // What is known of threads. GIL: held in each.
+
+  /// Of the thread whose PyThreadState this is; false where it is known.
+  bool begin_thread(const void* state, uint64_t id, std::string name);
+  void end_thread(const void* state, std::string name);
+  /// Those that have not ended as far as is known.
+  std::vector<Holder*> living();
+  void name(Holder& holder, uint64_t id, std::string name);
+  void has_ended(Holder& holder);
+  void forget_ended();
+
  private:
   struct Look {
     Clock::time_point when;
-    const void* holder;
+    Holder* holder;
+    bool collecting;
   };
 
   void run();
@@ -63,7 +83,8 @@ class Monitor {
   Clock::time_point kept_since_ = since_;
   Clock::time_point until_{};          // the stop, once it came
   Clock::time_point stretch_ = since_; // the end of the last one planned
-  Counts counts_;
+  uint64_t count_ = 0;                 // looks since take()
+  Holders holders_;
   std::vector<Look> looks_; // a ring once it has kept_
   size_t oldest_ = 0;
   std::minstd_rand random_{std::random_device{}()};

@@ -4,8 +4,11 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
+#include "tracing/collections.h"
 #include "tracing/culprit.h"
 #include "tracing/monitor.h"
 
@@ -24,7 +27,11 @@ class PyMonitor {
             std::make_unique<Monitor>(
                 std::chrono::duration_cast<Monitor::Clock::duration>(
                     Seconds(interval_s)),
-                kept)) {}
+                kept)) {
+    for (const NamedThread& thread : named_threads(threads_)) {
+      monitor_->begin_thread(thread.state, thread.id, in_utf8(thread.name));
+    }
+  }
 
   ~PyMonitor() {
     if (getpid() != started_in_) {
@@ -40,8 +47,12 @@ class PyMonitor {
   /// GIL: held on entry, released while the thread ends.
   void stop() {
     if (getpid() == started_in_) {
-      py::gil_scoped_release released;
-      monitor_->stop();
+      {
+        py::gil_scoped_release released;
+        monitor_->stop();
+      }
+      learn_all(); // a thread that ends from now on is not noticed
+      collections_.reset();
     }
   }
 
@@ -59,21 +70,82 @@ class PyMonitor {
     monitor_->reset();
   }
 
- private:
-  /// (looks, seconds, [(name, looks that found it holding), ...]).
-  /// GIL: held throughout.
-  py::tuple named(const Monitor::Counts& counts) const {
-    const CollectionPaused paused;
-    py::list held;
-    for (const auto& [holder, looks] : counts.held) {
-      held.append(py::make_tuple(name_of_thread(holder, threads_), looks));
+  /// The calling thread begins or ends, as Python has it. GIL: held.
+  bool begin_thread(const py::object& name) {
+    PyThreadState* state = PyThreadState_Get();
+    return getpid() == started_in_ &&
+        monitor_->begin_thread(
+            state, PyThreadState_GetID(state), in_utf8(name));
+  }
+
+  void end_thread(const py::object& name) {
+    if (getpid() == started_in_) {
+      monitor_->end_thread(PyThreadState_Get(), in_utf8(name));
     }
+  }
+
+ private:
+  /// (looks, seconds, [(name, looks that found it holding, and collecting
+  /// garbage), ...]). GIL: held throughout.
+  py::tuple named(const Monitor::Counts& counts) {
+    const CollectionPaused paused;
+    collections::see_again();
+    py::list held;
+    for (const auto& [holder, looks, collecting] : counts.held) {
+      learn(*holder);
+      held.append(py::make_tuple(shown(holder->name), looks, collecting));
+    }
+    monitor_->forget_ended();
     return py::make_tuple(
         counts.looks, Seconds(counts.covered).count(), std::move(held));
   }
 
+  /// What the thread is called now, or that it has ended. GIL: held throughout.
+  void learn(Holder& holder) {
+    if (holder.ended) {
+      return;
+    }
+    const NamedThread now = named_thread(holder.state, threads_);
+    if (now.id == 0) {
+      monitor_->has_ended(holder);
+    } else if (holder.id == 0 || holder.id == now.id) {
+      monitor_->name(holder, now.id, in_utf8(now.name));
+    } else { // another thread: of these looks nobody knows whose they are
+      monitor_->name(holder, holder.id, "");
+      monitor_->has_ended(holder);
+    }
+  }
+
+  void learn_all() {
+    const CollectionPaused paused;
+    for (Holder* holder : monitor_->living()) {
+      learn(*holder);
+    }
+  }
+
+  // A name may have halves of surrogate pairs.
+  static std::string in_utf8(const py::object& name) {
+    const auto bytes = py::reinterpret_steal<py::object>(
+        PyUnicode_AsEncodedString(name.ptr(), "utf-8", "surrogatepass"));
+    if (!bytes) {
+      PyErr_Clear();
+      return {};
+    }
+    return bytes.cast<std::string>();
+  }
+
+  static py::object shown(const std::string& name) {
+    return name.empty()
+        ? py::none()
+        : py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+              name.data(),
+              static_cast<Py_ssize_t>(name.size()),
+              "surrogatepass"));
+  }
+
   const pid_t started_in_ = getpid();
   const py::dict threads_;
+  std::optional<collections::Client> collections_{std::in_place};
   std::unique_ptr<Monitor> monitor_;
 };
 
@@ -89,7 +161,9 @@ void register_monitor(py::module_& m) {
       .def("stop", &PyMonitor::stop)
       .def("take", &PyMonitor::take)
       .def("last", &PyMonitor::last, py::arg("seconds"))
-      .def("reset", &PyMonitor::reset);
+      .def("reset", &PyMonitor::reset)
+      .def("thread_begins", &PyMonitor::begin_thread, py::arg("name"))
+      .def("thread_ends", &PyMonitor::end_thread, py::arg("name"));
 }
 
 } // namespace torchgil

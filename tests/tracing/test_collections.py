@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,16 @@ class TestEachOfTheFourNamesIt:
         assert "(a garbage collection of generation 2, " in str(hold)
         assert MEND in str(hold)
 
+    def test_a_monitor(self) -> None:
+        with torchgil.GilMonitor(interval=0.001) as monitor, threads(1, gc.collect, "collects"):
+            pass
+        for stats in (monitor.stats(), monitor.window(300)):
+            assert 0 < stats.collecting_share <= stats.held_share
+            assert list(stats.collecting_threads) == ["collects-0"]
+            assert stats.collecting_looks["collects-0"] <= stats.held_looks["collects-0"]
+            assert "garbage collections had " in str(stats)
+            assert MEND in str(stats)
+
 
 @pytest.mark.usefixtures("many_objects")
 class TestNobodyNamesOneThatDidNotHappen:
@@ -129,6 +140,35 @@ class TestNobodyNamesOneThatDidNotHappen:
         assert hold.collections.count == 0
         assert "garbage" not in str(hold)
         assert watchdog.holds[0].collections.count == 1
+
+    def test_a_monitor(self) -> None:
+        with torchgil.GilMonitor(interval=0.001) as monitor:
+            gc.collect()
+            monitor.reset()
+            held.spin(0.1)
+        stats = monitor.stats()
+        assert stats.held_looks["MainThread"] > 0
+        assert (stats.collecting_share, stats.collecting_threads, stats.collecting_looks) == (0, {}, {})
+        assert "garbage" not in str(stats)
+
+    def test_a_monitor_where_others_hold_the_gil_that_a_finalizer_let_go(self) -> None:
+        class Slow:
+            def __init__(self) -> None:
+                self.myself = self
+
+            def __del__(self) -> None:
+                released.sleep(0.1)
+
+        def collect() -> None:
+            Slow()
+            gc.collect(0)
+
+        with torchgil.GilMonitor(interval=0.001) as monitor, threads(1, collect, "collects"):
+            time.sleep(0.02)
+            held.spin(0.05)
+        stats = monitor.stats()
+        assert stats.held_looks["MainThread"] > 10
+        assert "MainThread" not in stats.collecting_threads
 
 
 def test_what_a_collection_frees_is_told_from_the_calls_own_releases() -> None:
@@ -210,6 +250,11 @@ def test_it_stands_in_gc_callbacks_as_long_as_somebody_wants_to_know() -> None:
     assert registered() == 0
     with torchgil.Watchdog(on_hold=lambda hold: None), torchgil.trace():
         assert registered() == 1
+        with torchgil.GilMonitor() as monitor:
+            assert registered() == 1
+            gc.callbacks[:] = before
+            monitor.stats()
+            assert registered() == 1  # a monitor runs for weeks: it looks after it
         with torchgil.Watchdog(on_hold=lambda hold: None):
             assert registered() == 1
         assert registered() == 1

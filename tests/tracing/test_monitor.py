@@ -81,26 +81,6 @@ def test_never_asks_for_the_gil() -> None:
     assert any("torchgil-knock" in thread.name for thread in trace.report().threads)
 
 
-def test_a_thread_keeps_its_name_from_the_last_stats_on() -> None:
-    with torchgil.GilMonitor(interval=0.001) as monitor:
-        go_on = threading.Event()
-
-        def hold() -> None:
-            held.spin(0.1)
-            go_on.wait()
-
-        with threads(1, hold, "asked in time"):
-            time.sleep(0.05)
-            before = monitor.stats().held_looks["asked in time-0"]
-            go_on.set()
-        with threads(1, lambda: held.spin(0.1), "gone"):
-            pass
-        stats = monitor.stats()
-    assert stats.held_looks["asked in time-0"] >= before > 0
-    assert stats.held_looks["(ended)"] > 0
-    assert "gone-0" not in stats.threads
-
-
 def test_a_window_speaks_of_the_last_stretch() -> None:
     with torchgil.GilMonitor(interval=0.001, max_window=10) as monitor:
         held.spin(0.2)

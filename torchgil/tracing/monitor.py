@@ -11,17 +11,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchgil._build import C
+from torchgil.tracing import thread_life
 from torchgil.tracing.background import Background, changing
-from torchgil.tracing.text import duration
+from torchgil.tracing.text import COLLECTION_MEND, duration
 
 __all__ = ["GilMonitor", "MonitorStats"]
 
-ENDED = "(ended)"  # the name of threads that have none any more
+ENDED = "(ended)"  # the name of threads that have none any more, and had none while anybody could ask
 OTHER = "(other)"  # of those that have held the GIL least, where many come and go
 _NAMES = 100
+_WORTH_MENDING = 0.02  # of the time in collections
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,16 @@ class MonitorStats:
 
     Attributes:
         held_share: Share of the time that any thread held the GIL, from 0 to 1; nan without a look.
-        threads: The same by thread, the greatest first, by the name that each thread has now. "(ended)" are
-            threads that have ended; a thread that got the memory of an ended one gets its looks, too. Of
-            more than 100 names those with the smallest shares are summed up as "(other)".
+        threads: The same by thread, the greatest first, by the name that each thread has now, or had when it
+            ended. "(ended)" are threads that ``threading`` did not start and that have ended. Of more than
+            100 names those with the smallest shares are summed up as "(other)".
         looks: How many looks these shares are made of.
         held_looks: How many of them found the GIL held, by thread.
         seconds: Length of the stretch.
         since: When it began, as ``time.time()`` has it.
+        collecting_share: Share of the time that the GIL was held amid a garbage collection, of held_share.
+        collecting_threads: The same by the thread that collected.
+        collecting_looks: How many looks found a thread so.
     """
 
     held_share: float
@@ -48,6 +53,9 @@ class MonitorStats:
     held_looks: dict[str, int]
     seconds: float
     since: float
+    collecting_share: float = 0.0
+    collecting_threads: dict[str, float] = field(default_factory=dict)
+    collecting_looks: dict[str, int] = field(default_factory=dict)
 
     @property
     def standard_error(self) -> float:
@@ -74,6 +82,10 @@ class MonitorStats:
         ]
         width = max(map(len, self.threads), default=0)
         lines += [f"  {name:{width}}  {100 * share:5.1f} %" for name, share in self.threads.items()]
+        if self.collecting_share:
+            mend = f": {COLLECTION_MEND}" if self.collecting_share >= _WORTH_MENDING else ""
+            who = ", ".join(self.collecting_threads)
+            lines.append(f"garbage collections had {100 * self.collecting_share:.1f} % of it ({who}){mend}")
         return "\n".join(lines)
 
 
@@ -89,7 +101,7 @@ class GilMonitor(Background["_Session"]):
 
     Args:
         interval: Seconds between two looks, on average: one look in each interval, at a random moment of it.
-        max_window: For so many seconds each look is kept, for `window`; 16 bytes a look.
+        max_window: For so many seconds each look is kept, for `window`; 24 bytes a look.
 
     Raises:
         ValueError: interval is not from 0.0001 to 60 seconds, or max_window not from interval to 86400.
@@ -157,26 +169,31 @@ class _Session:
         )
         self._since = time.time()
         self._clear()
+        thread_life.listen(self._monitor)
 
     def _clear(self) -> None:
         self._held: Counter[str] = Counter()
+        self._collecting: Counter[str] = Counter()
         self._looks = 0
         self._seconds = 0.0
 
     def stats(self) -> MonitorStats:
-        # Taken now, with the names of now: a thread that ends later keeps what it had until then.
         looks, seconds, held = self._monitor.take()
         self._looks += looks
         self._seconds += seconds
-        self._held.update(_by_name(held))
+        self._held += _by_name((name, looks) for name, looks, _ in held)
+        self._collecting += _by_name((name, looks) for name, _, looks in held)
         while len(self._held) > _NAMES:
             name, _ = min(self._held.items(), key=lambda item: (item[0] == OTHER, item[1]))
             self._held[OTHER] += self._held.pop(name)
-        return _stats(self._looks, self._held, self._seconds, self._since)
+            self._collecting[OTHER] += self._collecting.pop(name, 0)
+        return _stats(self._looks, self._held, self._collecting, self._seconds, self._since)
 
     def window(self, seconds: float) -> MonitorStats:
         looks, covered, held = self._monitor.last(seconds)
-        return _stats(looks, _by_name(held), covered, time.time() - covered)
+        by_name = _by_name((name, looks) for name, looks, _ in held)
+        collecting = _by_name((name, looks) for name, _, looks in held)
+        return _stats(looks, by_name, collecting, covered, time.time() - covered)
 
     def reset(self) -> None:
         self._monitor.reset()
@@ -185,23 +202,33 @@ class _Session:
 
     def stop(self) -> None:
         self._monitor.stop()
+        thread_life.leave(self._monitor)
 
 
-def _by_name(held: Iterable[tuple[str | None, int]]) -> Counter[str]:
+def _by_name(looks: Iterable[tuple[str | None, int]]) -> Counter[str]:
     names: Counter[str] = Counter()
-    for name, looks in held:
-        names[ENDED if name is None else name] += looks
-    return names
+    for name, count in looks:
+        names[ENDED if name is None else name] += count
+    return +names  # without those of none
 
 
-def _stats(looks: int, held: Counter[str], seconds: float, since: float) -> MonitorStats:
+def _stats(
+    looks: int, held: Counter[str], collecting: Counter[str], seconds: float, since: float
+) -> MonitorStats:
+    def shares(of: Counter[str]) -> dict[str, float]:
+        return {name: count / looks for name, count in of.most_common()}
+
+    collecting = +collecting
     return MonitorStats(
         held_share=held.total() / looks if looks else math.nan,
-        threads={name: count / looks for name, count in held.most_common()},
+        threads=shares(held),
         looks=looks,
         held_looks=dict(held.most_common()),
         seconds=seconds,
         since=since,
+        collecting_share=collecting.total() / looks if looks else math.nan,
+        collecting_threads=shares(collecting),
+        collecting_looks=dict(collecting.most_common()),
     )
 
 

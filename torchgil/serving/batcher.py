@@ -28,8 +28,9 @@ class Batcher:
     """Calls `fn` on batches of requests and gives each caller its own rows of the result.
 
     A request is a tensor, or a pytree of tensors, with a leading row dimension. A batch is the concatenation
-    of requests that agree in structure, dtype, device and the other dimensions, in the order they came;
-    `fn(batch)` returns a tensor or pytree of tensors with as many rows.
+    of requests that agree in structure, dtype, device, the other dimensions, `requires_grad` and quantisation,
+    in the order they came; `fn(batch)` returns a tensor or pytree of tensors with as many rows. A request with
+    tensors that cannot be concatenated so (sparse, nested, subclasses) is a batch of its own.
 
     Every request ends exactly once: with its rows, its own error, its cancellation, TimeoutError or
     BatcherClosed. Where a batch fails, its halves are tried again, down to the request that fails alone; `fn`

@@ -3,7 +3,9 @@ rows."""
 
 from __future__ import annotations
 
+import itertools
 import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,24 +15,56 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 __all__ = ["Collation"]
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+_CAN_BE_NAMED = hasattr(Tensor, "has_names")  # torch 2.13 has no named tensors any more
+
 
 class _Structure:
     """A request's pytree structure; one that cannot be compared, as with arrays in it, equals no other."""
 
-    __slots__ = ("_hash", "spec")
+    __slots__ = ("_hash", "_written", "spec")
 
     def __init__(self, spec: TreeSpec) -> None:
         self.spec = spec
         self._hash = hash(spec)
+        self._written: str | None = None
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
         try:
-            return isinstance(other, _Structure) and bool(self.spec == other.spec)
+            # 1, 1.0 and True are equal, as keys of a dict for example, but only one of them would reach the
+            # function. As text they differ. An address in the text says nothing about what is equal.
+            return (
+                isinstance(other, _Structure)
+                and bool(self.spec == other.spec)
+                and self.written() == other.written()
+            )
         except Exception:
             return False
+
+    def written(self) -> str:
+        """The structure as text, without the addresses of objects."""
+        if self._written is None:
+            self._written = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.spec))
+        return self._written
+
+
+def _traits(x: Tensor) -> Any:
+    """What must be equal for `torch.cat` to join two tensors and leave the rows of both as they are.
+
+    None: `cat` refuses tensors of this kind, or what it makes of them is for their class to say (sparse, nested,
+    named, quantised per channel, subclasses). Such a request is a batch of its own.
+    """
+    if type(x) not in _PLAIN or x.is_nested or x.layout is not torch.strided:
+        return None
+    traits = (x.dtype, x.device, x.shape[1:], x.requires_grad)
+    if x.is_quantized:  # cat gives all rows the first tensor's scale, and cuts off what is beyond its range
+        if x.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            return None
+        return *traits, x.qscheme(), x.q_scale(), x.q_zero_point()
+    return None if _CAN_BE_NAMED and x.has_names() else traits
 
 
 class Collation:
@@ -57,7 +91,6 @@ class Collation:
         self._collate = collate
         self._split = split
         self._rows = rows
-        self._default = collate is None and rows is None
 
     def prepare(self, x: Any) -> tuple[Any, int, Any]:
         """What to queue for the request `x`: payload, rows, and a key equal for requests that go together.
@@ -65,28 +98,26 @@ class Collation:
         Raises:
             TypeError, ValueError: Where `x` cannot be batched; also whatever the user's `rows` raises.
         """
-        if self._default and type(x) is Tensor and (shape := x.shape):  # the common case, kept short
-            return x, shape[0], (x.dtype, x.device, shape[1:])
         if self._collate is not None:
             return x, self._count(x), None
+        if self._rows is None and type(x) is Tensor:  # the common case, kept short
+            return x, _common_rows([x]), _traits(x) or object()
         leaves, spec = tree_flatten(x)
         rows = _common_rows(leaves)
         if self._rows is not None:
             rows = self._count(x)
-        keys = tuple(
-            None if leaf is None else (type(leaf), leaf.dtype, leaf.device, leaf.shape[1:]) for leaf in leaves
-        )
-        return leaves, rows, (_Structure(spec), keys)
+        traits = tuple("none" if leaf is None else _traits(leaf) for leaf in leaves)
+        return leaves, rows, (_Structure(spec), object() if None in traits else traits)
 
     def join(self, payloads: list[Any], key: Any) -> Any:
         """The batch of `payloads`, which share `key`. Always a copy, so that the function may write to it."""
         if self._collate is not None:
             return self._collate(payloads)
         if type(payloads[0]) is not list:
-            return torch.cat(payloads)
+            return _join(payloads)
         spec: TreeSpec = key[0].spec
         columns = zip(*payloads, strict=True)
-        return tree_unflatten([None if column[0] is None else torch.cat(column) for column in columns], spec)
+        return tree_unflatten([_join(column) for column in columns], spec)
 
     def share(self, result: Any, rows: list[int]) -> Sequence[Any]:
         """The part of `result` that belongs to each request.
@@ -129,12 +160,21 @@ class Collation:
                 f"the batched function must return a tensor or a pytree of tensors with {total} rows, found "
                 f"{type(leaf).__name__} in its result; give Batcher(split=...) to split anything else"
             )
-        if leaf.dim() == 0 or leaf.shape[0] != total:
-            raise ValueError(
-                f"the batched function returned a tensor of shape {list(leaf.shape)} for a batch of {total} "
-                "rows"
-            )
-        return self._cut(leaf, rows) if len(rows) > 1 else [leaf]
+        if leaf.dim() == 0 or leaf.size(0) != total:
+            what = "a nested tensor" if leaf.is_nested else f"a tensor of shape {list(leaf.shape)}"
+            raise ValueError(f"the batched function returned {what} for a batch of {total} rows")
+        if len(rows) == 1:
+            return [leaf]
+        if leaf.layout is torch.sparse_coo:  # has no views, and is not split
+            starts = itertools.accumulate(rows, initial=0)
+            return [torch.narrow_copy(leaf, 0, start, n) for n, start in zip(rows, starts)]
+        return self._cut(leaf, rows)
+
+
+def _join(tensors: Sequence[Any]) -> Any:
+    if tensors[0] is None:
+        return None
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
 
 
 def _common_rows(leaves: list[Any]) -> int:
@@ -151,11 +191,11 @@ def _common_rows(leaves: list[Any]) -> int:
             raise ValueError(
                 "a request's tensors need a leading row dimension, got shape []; use x.unsqueeze(0)"
             )
-        if rows is not None and leaf.shape[0] != rows:
+        if rows is not None and leaf.size(0) != rows:
             raise ValueError(
-                f"a request's tensors must have the same number of rows, got {rows} and {leaf.shape[0]}"
+                f"a request's tensors must have the same number of rows, got {rows} and {leaf.size(0)}"
             )
-        rows = leaf.shape[0]
+        rows = leaf.size(0)
     if rows is None:
         raise TypeError(
             "a request must have at least one tensor; give Batcher(collate=...) to batch anything else"

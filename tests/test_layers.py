@@ -52,7 +52,7 @@ PYTHON_HEADER = re.compile(
 
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
-    {"_C", "_built_for", "_files", "_imports", "_support", "_version", "headers"},
+    {"_C", "_built_for", "_checks", "_files", "_imports", "_setting", "_support", "_version", "headers"},
     {"_build"},
     {"priority", "threads"},
     {"ops"},

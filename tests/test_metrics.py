@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torchgil
 from tests.conftest import run_in_child
 from torchgil import held, released
 from torchgil.metrics import export
+from torchgil.tracing import MonitorStats
 
 
 def test_a_scrape_tells_what_stats_tell():
@@ -39,8 +42,9 @@ def test_a_scrape_tells_what_stats_tell():
         'torchgil_batcher_requests_total{batcher="mine",outcome="failed"} 1.0',
         'torchgil_batcher_requests_total{batcher="other",outcome="done"} 0.0',
         'torchgil_batcher_queued{batcher="mine"} 0.0',
-        'torchgil_batcher_batch_rows_bucket{batcher="mine",le="1"} 1.0',
-        'torchgil_batcher_batch_rows_bucket{batcher="mine",le="3"} 3.0',
+        'torchgil_batcher_batch_rows_bucket{batcher="mine",le="1.0"} 1.0',
+        'torchgil_batcher_batch_rows_bucket{batcher="mine",le="2.0"} 1.0',
+        'torchgil_batcher_batch_rows_bucket{batcher="mine",le="4.0"} 3.0',
         'torchgil_batcher_batch_rows_bucket{batcher="mine",le="+Inf"} 3.0',
         'torchgil_batcher_batch_rows_sum{batcher="mine"} 7.0',
     ):
@@ -181,7 +185,7 @@ def test_opentelemetry_reads_the_same():
         assert found["torchgil.batcher.requests", "done", "mine"] == 3
         assert found["torchgil.batcher.requests", "done", "other"] == 0
         assert found["torchgil.batcher.queued", "mine"] == 0
-        assert found["torchgil.batcher.batch_rows", "3", "mine"] == 2
+        assert found["torchgil.batcher.batch_rows", "4", "mine"] == 2
         assert found["torchgil.monitor.looks", "mine"] > 0
         assert found["torchgil.monitor.held_ratio", "mine"] > 0
         end_other()
@@ -215,3 +219,158 @@ def test_in_a_fork_a_monitor_and_a_watchdog_of_the_parent_count_nothing():
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         """
     )
+
+
+def test_the_number_of_series_does_not_grow_with_sizes_or_threads(monkeypatch):
+    prometheus_client = pytest.importorskip("prometheus_client", reason="pip install prometheus_client")
+    from prometheus_client.openmetrics.exposition import generate_latest
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    registry = prometheus_client.CollectorRegistry()
+    monitor = torchgil.GilMonitor()
+    looks = Counter({"MainThread": 1000})
+    monkeypatch.setattr(
+        monitor, "stats", lambda: MonitorStats(1.0, {}, looks.total(), dict(looks), 1.0, 0.0), raising=False
+    )
+    with torchgil.Batcher(lambda x: x, max_delay=0, max_batch_size=5000) as batcher:
+        export(batcher, "b", registry)
+        export(monitor, "m", registry)
+        before = len(samples(registry))
+        for rows in (0, 1, 2, 3, 5, 4096, 4097):
+            batcher.submit(torch.ones(rows, 1)).result(60)
+        assert len(samples(registry)) == before
+        series = set()
+        for i in range(2000):  # as they come and go in weeks
+            looks[f"Thread-{i}"] += 1
+            looks[f"Thread-{i} (work)"] += 1
+            looks[f"ThreadPoolExecutor-{i}_0"] += 1
+            looks[f"request {i}"] += 1
+            if i % 100 == 0:
+                series |= samples(registry).keys()
+        found = samples(registry)
+        list(text_string_to_metric_families(generate_latest(registry).decode()))
+    held = "torchgil_monitor_held_looks_total"
+    assert len({key for key in series if key[0] == held}) <= 101
+    assert found[held, "MainThread", "m"] == 1000
+    assert found[held, "Thread-N", "m"] == found[held, "Thread-N (work)", "m"] == 2000
+    assert found[held, "(other)", "m"] > 1800
+    assert sum(value for key, value in found.items() if key[0] == held) == looks.total()
+    bucket = "torchgil_batcher_batch_rows_bucket"
+    assert [found[bucket, le, "b"] for le in ("1.0", "2.0", "4.0", "4096.0")] == [2, 3, 4, 6]
+    assert found[bucket, "+Inf", "b"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [(0, TypeError), (None, TypeError), (b"x", TypeError), ("\udc80", ValueError)]
+)
+def test_a_name_that_no_scrape_could_write_is_refused(name, error):
+    prometheus_client = pytest.importorskip("prometheus_client", reason="pip install prometheus_client")
+    registry = prometheus_client.CollectorRegistry()
+    with torchgil.ThreadPool(1) as pool, pytest.raises(error, match="export: name must be"):
+        export(pool, name, registry)
+    assert prometheus_client.generate_latest(registry) == b""
+
+
+@pytest.mark.parametrize("registry", [0, "default", object()])
+def test_what_is_no_registry_is_refused(registry):
+    with (
+        torchgil.ThreadPool(1) as pool,
+        pytest.raises(TypeError, match="registry must be a prometheus_client"),
+    ):
+        export(pool, "x", registry)
+
+
+def test_names_of_threads_and_objects_that_fail_leave_the_scrape_of_the_rest(monkeypatch, caplog):
+    prometheus_client = pytest.importorskip("prometheus_client", reason="pip install prometheus_client")
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Gauge("users_own", "", registry=registry).set(5)
+    monitor = torchgil.GilMonitor()
+    monkeypatch.setattr(
+        monitor, "stats", lambda: MonitorStats(1.0, {}, 1, {"half \udc80": 1}, 1.0, 0.0), raising=False
+    )
+    with torchgil.ThreadPool(1) as pool:
+        export(monitor, "m", registry)
+        export(pool, "p", registry)
+        monkeypatch.setattr(pool, "stats", lambda: 1 / 0)
+        text = prometheus_client.generate_latest(registry).decode()
+    assert "users_own 5.0" in text
+    assert 'thread="half ?"' in text
+    assert "the metrics of pool 'p' cannot be read" in caplog.text
+
+
+def test_exports_before_the_meter_provider_is_set_make_each_instrument_once():
+    pytest.importorskip("opentelemetry.sdk.metrics", reason="pip install opentelemetry-sdk")
+    child = run_in_child(
+        """
+        import sys
+        sys.modules["prometheus_client"] = None
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        import torchgil
+        from torchgil.metrics import export
+        pools = [torchgil.ThreadPool(1) for _ in range(8)]
+        for i in range(2):
+            export(pools[i], f"default {i}")
+            export(pools[2 + i], f"own {i}", metrics.get_meter("app"))
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        export(pools[4], "default 2")
+        export(pools[5], "own 2", metrics.get_meter("app"))
+        export(pools[6], "other", metrics.get_meter("other"))
+        seen = [
+            (scope.scope.name, metric.name, point.attributes["pool"])
+            for resource in reader.get_metrics_data().resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+            if metric.name == "torchgil.pool.workers"
+        ]
+        assert sorted(seen) == sorted(
+            [("torchgil", "torchgil.pool.workers", f"default {i}") for i in range(3)]
+            + [("app", "torchgil.pool.workers", f"own {i}") for i in range(3)]
+            + [("other", "torchgil.pool.workers", "other")]
+        ), seen
+        """
+    )
+    assert "already been created" not in child.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_amid_an_export_leaves_the_child_able_to_export():
+    run_in_child(
+        """
+        import os, prometheus_client, torchgil, torchgil.metrics
+        registry = prometheus_client.CollectorRegistry()
+        import threading
+        held, go = threading.Event(), threading.Event()
+        def hold():
+            with torchgil.metrics._exporting:
+                held.set()
+                go.wait()
+        threading.Thread(target=hold).start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            torchgil.metrics.export(torchgil.ThreadPool(1), "child", registry)
+            os._exit(7)
+        go.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        """,
+        timeout=60,
+    )
+
+
+def test_an_object_that_is_exported_amid_an_export_is_exported_too():
+    prometheus_client = pytest.importorskip("prometheus_client", reason="pip install prometheus_client")
+
+    class Registry(prometheus_client.CollectorRegistry):
+        def register(self, collector):
+            super().register(collector)
+            export(pool, "of a finalizer", registry)
+
+    registry = Registry()
+    with torchgil.ThreadPool(1) as pool, torchgil.ThreadPool(2) as other:
+        export(other, "other", registry)
+        assert samples(registry)["torchgil_pool_workers", "of a finalizer"] == 1
+        assert samples(registry)["torchgil_pool_workers", "other"] == 2

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import types
 import warnings
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from torchgil._build import C
+from torchgil._setting import around
 
 __all__ = ["GilPriority", "gil_priority", "priority_unavailable"]
 
@@ -73,59 +72,9 @@ class GilPriority(C.PriorityBlocks):
         """Decorates a function, generator function or coroutine function.
 
         Raises:
-            TypeError: It is an async generator function, or cannot be called.
+            TypeError: It is an async generator function, a class, or cannot be called.
         """
-        if not callable(function):
-            raise TypeError(f"gil_priority: a function is expected, got {type(function).__name__}")
-        wrapper: Any
-        if inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"gil_priority: {function.__qualname__} is an async generator function; "
-                "put `with torchgil.gil_priority():` around the ops inside it"
-            )
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return await _awaitable_steps(function(*args, **kwargs))
-
-        elif inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return (yield from _steps(function(*args, **kwargs)))
-
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with GilPriority():
-                    return function(*args, **kwargs)
-
-        return wrapper  # type: ignore[no-any-return]
-
-
-def _steps(inner: Any) -> Generator[Any, Any, Any]:
-    """Runs a generator or coroutine with priority, and gives it up wherever that is suspended."""
-    priority = GilPriority()
-    step = functools.partial(inner.send, None)
-    while True:
-        with priority:
-            try:
-                item = step()
-            except StopIteration as end:
-                return end.value
-        try:
-            step = functools.partial(inner.send, (yield item))
-        except GeneratorExit:
-            with priority:
-                inner.close()
-            raise
-        except BaseException as error:
-            step = functools.partial(inner.throw, error)
-
-
-_awaitable_steps = types.coroutine(_steps)
+        return cast("F", around(GilPriority, function, "torchgil.gil_priority()"))
 
 
 def priority_unavailable() -> str | None:

@@ -15,28 +15,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from torchgil._checks import number, whole
+from torchgil._setting import Blocks, Setting
+
 __all__ = ["intra_op_threads", "set_own_intra_op_threads", "switch_interval", "usable_cores"]
 
 T = TypeVar("T")
 
 # torch.set_num_threads() writes the process's default as well as the calling
 # thread's number. Whoever sets, checks and puts the default back is alone in it.
-_set_num_threads_lock = threading.Lock()
-_switch_interval_lock = threading.Lock()
+# The locks are reentrant: a signal handler or a finalizer that runs while its own thread
+# is in here may use a setting, and puts back what it found.
+_set_num_threads_lock = threading.RLock()
+_switch_interval_lock = threading.RLock()
 
 
 def _renew_locks() -> None:
     global _set_num_threads_lock, _switch_interval_lock
     # In a forked child nobody is left to release the old ones.
-    _set_num_threads_lock, _switch_interval_lock = threading.Lock(), threading.Lock()
+    _set_num_threads_lock, _switch_interval_lock = threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-@contextmanager
-def intra_op_threads(n: int) -> Iterator[None]:
+def intra_op_threads(n: int) -> Setting:
     """The calling thread's ops use n intra-op threads inside the block.
 
     ``torch.set_num_threads(n)`` changes the calling thread and the default of
@@ -46,6 +50,11 @@ def intra_op_threads(n: int) -> Iterator[None]:
     ``at::parallel_for`` of each extension that a thread calls. The first use in a process
     looks for them in all that is loaded: some 10 ms.
 
+    As a decorator it is around each call of a function, and around each step of a generator or
+    coroutine, so that other tasks of the event loop have their own number. A change of the number starts
+    short-lived threads, some 0.2 ms: where a coroutine has many steps, put a block around its ops instead.
+    A block ends in the thread that began it; another thread that ends it changes nothing.
+
     Args:
         n: Number of threads that one op may use, at least 1.
 
@@ -54,7 +63,7 @@ def intra_op_threads(n: int) -> Iterator[None]:
 
     Raises:
         ValueError: n is no integer of at least 1; nothing is changed.
-        RuntimeError: torch did not take the number; the old one is back.
+        RuntimeError: As the block begins: torch did not take the number; the old one is back.
 
     >>> import torch, torchgil
     >>> before = torch.get_num_threads()
@@ -65,16 +74,9 @@ def intra_op_threads(n: int) -> Iterator[None]:
     True
     """
     # 4096 is far over any machine's cores: more is a mistake, and would start as many threads.
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 4096:
-        raise ValueError(f"intra_op_threads: n must be an integer from 1 to 4096, got {n!r}")
-    import torch
-
-    before = torch.get_num_threads()
-    set_own_intra_op_threads(n)
-    try:
-        yield
-    finally:
-        set_own_intra_op_threads(before)
+    wanted = "an integer from 1 to 4096"
+    n = whole("intra_op_threads: n", n, 1, 4096, wanted=wanted, kind=ValueError)
+    return Setting(lambda: _own_threads(n), f"torchgil.intra_op_threads({n})")
 
 
 def set_own_intra_op_threads(n: int) -> None:
@@ -108,6 +110,32 @@ def set_own_intra_op_threads(n: int) -> None:
         raise RuntimeError(f"asked torch for {n} intra-op threads, got {taken}")
 
 
+def _own_number() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+class _OfThread(threading.local):
+    """The blocks of intra-op threads that a thread has open."""
+
+    def __init__(self) -> None:
+        self.blocks = Blocks(_own_number, set_own_intra_op_threads)
+
+
+_of_thread = _OfThread()
+
+
+@contextmanager
+def _own_threads(n: int) -> Iterator[None]:
+    blocks, ident = _of_thread.blocks, threading.get_ident()
+    block = blocks.enter(n)
+    try:
+        yield
+    finally:
+        blocks.leave(block, put=threading.get_ident() == ident)
+
+
 def _in_fresh_thread(fn: Callable[[], T]) -> T | None:
     """Calls fn in a new thread, which has no setting of its own, and returns its result.
 
@@ -126,12 +154,7 @@ def _in_fresh_thread(fn: Callable[[], T]) -> T | None:
     return results[0]
 
 
-_switch_intervals: list[tuple[object, float]] = []  # open blocks, in the order of entry
-_switch_interval_before = 0.0  # what stood before the first of them
-
-
-@contextmanager
-def switch_interval(seconds: float) -> Iterator[None]:
+def switch_interval(seconds: float) -> Setting:
     """The interpreter's switch interval is this long inside the block.
 
     It is how long a thread that wants the GIL waits before it makes the holder give
@@ -140,6 +163,7 @@ def switch_interval(seconds: float) -> Iterator[None]:
 
     The setting is the whole process's. Where blocks of several threads overlap,
     the one entered last counts, and the first value comes back when all have ended.
+    As a decorator it is around each call of a function, each step of a generator or coroutine.
 
     Args:
         seconds: From 1e-6 (the interpreter's resolution) to 1000.
@@ -158,29 +182,32 @@ def switch_interval(seconds: float) -> Iterator[None]:
     >>> sys.getswitchinterval() == before
     True
     """
-    global _switch_interval_before
-    try:
-        usable = not isinstance(seconds, bool) and math.isfinite(seconds) and 1e-6 <= seconds <= 1000
-    except TypeError:
-        usable = False
-    if not usable:
-        raise ValueError(f"switch_interval: seconds must be a number from 1e-6 to 1000, got {seconds!r}")
-    entry = (object(), float(seconds))
+    wanted = "a number from 1e-6 to 1000"
+    seconds = number("switch_interval: seconds", seconds, 1e-6, 1000, wanted=wanted, kind=ValueError)
+    return Setting(lambda: _process_interval(seconds), f"torchgil.switch_interval({seconds:g})")
+
+
+def _set_switch_interval(seconds: float) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    taken = sys.getswitchinterval()
+    if abs(taken - seconds) > 1e-6:
+        sys.setswitchinterval(before)
+        raise RuntimeError(f"switch_interval: asked for {seconds} s, the interpreter took {taken} s")
+
+
+_intervals = Blocks(sys.getswitchinterval, _set_switch_interval)
+
+
+@contextmanager
+def _process_interval(seconds: float) -> Iterator[None]:
     with _switch_interval_lock:
-        if not _switch_intervals:
-            _switch_interval_before = sys.getswitchinterval()
-        sys.setswitchinterval(seconds)
-        taken = sys.getswitchinterval()
-        if abs(taken - seconds) > 1e-6:
-            sys.setswitchinterval(_switch_interval_before)
-            raise RuntimeError(f"switch_interval: asked for {seconds} s, the interpreter took {taken} s")
-        _switch_intervals.append(entry)
+        block = _intervals.enter(seconds)
     try:
         yield
     finally:
         with _switch_interval_lock:
-            _switch_intervals.remove(entry)
-            sys.setswitchinterval(_switch_intervals[-1][1] if _switch_intervals else _switch_interval_before)
+            _intervals.leave(block)
 
 
 def usable_cores() -> int:

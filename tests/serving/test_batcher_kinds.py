@@ -262,5 +262,5 @@ def test_plain_rows_are_batched_and_what_cat_would_change_is_not():
     )
     assert sorted(sizes) == [2, 2, 4]
     sizes.clear()
-    ask(fn, [Kind("quantised", 2, 0.0), Kind("quantised, another scale", 2, 0.0), Kind("quantised", 2, 0.0)])
+    ask(fn, [Kind(make, 2, 0.0) for make in ("quantised", "quantised, another scale", "quantised")])
     assert sorted(sizes) == [2, 4]

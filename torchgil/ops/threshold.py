@@ -6,6 +6,7 @@ another thread is busy in Python. For work of microseconds that is a bad bargain
 
 from __future__ import annotations
 
+import numbers
 import os
 import warnings
 
@@ -39,6 +40,7 @@ def set_adaptive_threshold(seconds: float) -> None:
 
     Raises:
         ValueError: seconds is negative or NaN; nothing is changed.
+        TypeError: seconds is no number.
 
     >>> import torchgil
     >>> before = torchgil.adaptive_threshold()
@@ -47,7 +49,9 @@ def set_adaptive_threshold(seconds: float) -> None:
     0.001
     >>> torchgil.set_adaptive_threshold(before)
     """
-    C.set_adaptive_threshold(seconds)
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
+        raise TypeError(f"set_adaptive_threshold: seconds must be a number, got {seconds!r}")
+    C.set_adaptive_threshold(float(seconds))
 
 
 def _threshold_from_environment() -> None:

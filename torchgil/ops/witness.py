@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torchgil._build import C
@@ -39,23 +37,24 @@ class KernelRecord:
     thread_id: int
 
 
-@contextmanager
-def witness() -> Iterator[list[KernelRecord]]:
+class witness:  # noqa: N801  (used as a function)
     """Records each run of torchgil's kernels on every thread, as the kernel saw it.
 
     For tests and demonstrations: while it records, each kernel takes a lock. The
     list fills when the block ends, in the order in which the kernels ended.
 
-    Yields:
-        The list that the records go into.
+    Returns:
+        A context manager; the list that the records go into is its value.
 
     Raises:
-        RuntimeError: A witness is recording already.
+        RuntimeError: As the block begins: a witness is recording already.
     """
-    if not C.witness_start():
-        raise RuntimeError("a torchgil.ops.witness() is recording already; only one can at a time")
-    records: list[KernelRecord] = []
-    try:
-        yield records
-    finally:
-        records += [KernelRecord(*fields) for fields in C.witness_stop()]
+
+    def __enter__(self) -> list[KernelRecord]:
+        if not C.witness_start():
+            raise RuntimeError("a torchgil.ops.witness() is recording already; only one can at a time")
+        self._records: list[KernelRecord] = []
+        return self._records
+
+    def __exit__(self, *_: object) -> None:
+        self._records += [KernelRecord(*fields) for fields in C.witness_stop()]

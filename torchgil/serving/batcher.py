@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import math
-import operator
 import os
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
 
+from torchgil._checks import flag, function, number, seconds_or_none, whole
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
 from torchgil.serving.pool import check_process
@@ -28,9 +30,9 @@ class Batcher:
     """Calls `fn` on batches of requests and gives each caller its own rows of the result.
 
     A request is a tensor, or a pytree of tensors, with a leading row dimension. A batch is the concatenation
-    of requests that agree in structure, dtype, device, the other dimensions, `requires_grad` and quantisation,
-    in the order they came; `fn(batch)` returns a tensor or pytree of tensors with as many rows. A request with
-    tensors that cannot be concatenated so (sparse, nested, subclasses) is a batch of its own.
+    of requests that agree in structure, dtype, device, the other dimensions, `requires_grad` and
+    quantisation, in the order they came; `fn(batch)` returns a tensor or pytree of tensors with as many rows.
+    A request with tensors that are not concatenated so (sparse, nested, subclasses) is a batch of its own.
 
     Every request ends exactly once: with its rows, its own error, its cancellation, TimeoutError or
     BatcherClosed. Where a batch fails, its halves are tried again, down to the request that fails alone; `fn`
@@ -96,16 +98,21 @@ class Batcher:
         rows: Callable[[Any], int] | None = None,
         copy: bool = True,
     ) -> None:
-        if not callable(fn):
-            raise TypeError(f"Batcher: fn must be callable, got {type(fn).__name__}")
-        at_least_1 = {"max_batch_size": max_batch_size, "max_queue": max_queue, "concurrency": concurrency}
-        for name, value in at_least_1.items():
-            if operator.index(value) < 1:
-                raise ValueError(f"Batcher: {name} must be at least 1, got {value}")
-        if not 0 <= max_delay < math.inf:
-            raise ValueError(f"Batcher: max_delay must be finite, in seconds, at least 0, got {max_delay}")
-        if on_full not in ("block", "raise"):
+        function("Batcher: fn", fn)
+        for name, given in {"collate": collate, "split": split, "rows": rows}.items():
+            if given is not None:
+                function(f"Batcher: {name}", given)
+        max_batch_size = _count("max_batch_size", max_batch_size)
+        max_queue = _count("max_queue", max_queue)
+        concurrency = _count("concurrency", concurrency)
+        finite = "finite, in seconds, at least 0"
+        max_delay = number("Batcher: max_delay", max_delay, 0, sys.float_info.max, wanted=finite)
+        if not isinstance(on_full, str) or on_full not in ("block", "raise"):
             raise ValueError(f'Batcher: on_full must be "block" or "raise", got {on_full!r}')
+        self._block_timeout = _seconds("block_timeout", block_timeout)
+        self._timeout = _seconds("timeout", timeout)
+        retry_halves, copy = flag("Batcher: retry_halves", retry_halves), flag("Batcher: copy", copy)
+        _check_executor(executor)
         self._own = executor is None
         if executor is None:
             cores = usable_cores()
@@ -120,15 +127,9 @@ class Batcher:
             executor = ThreadPoolExecutor(
                 concurrency, "torchgil-batcher", initializer=set_own_intra_op_threads, initargs=(share,)
             )
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"Batcher: executor must be an Executor, got {type(executor).__name__}")
-        if isinstance(executor, ProcessPoolExecutor):
-            raise TypeError("Batcher: executor must run threads of this process, got ProcessPoolExecutor")
         self._fn = fn
         self._executor = executor
         self._max_batch_size = max_batch_size
-        self._block_timeout = _seconds("block_timeout", block_timeout)
-        self._timeout = _seconds("timeout", timeout)
         self._collation = Collation(collate, split, rows, copy=copy)
         self._pid = os.getpid()
         self._dispatcher = Dispatcher(
@@ -261,7 +262,7 @@ class Batcher:
         """
         if os.getpid() != self._pid:
             return  # nothing of it lives here, and the parent's locks may be held for ever
-        _seconds("timeout", timeout)
+        timeout = _seconds("timeout", timeout)
         over = self._dispatcher.close(drain=drain)
         if over is not None:
             wait([over], None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
@@ -276,7 +277,7 @@ class Batcher:
         """
         if os.getpid() != self._pid:
             return
-        _seconds("timeout", timeout)
+        timeout = _seconds("timeout", timeout)
         over = self._dispatcher.close(drain=drain)
         if over is not None:
             waiter = asyncio.wrap_future(over)
@@ -351,6 +352,20 @@ def _interrupts(exc_type: type[BaseException] | None) -> bool:
 
 
 def _seconds(name: str, value: float | None) -> float | None:
-    if value is not None and not value >= 0:  # not (NaN >= 0)
-        raise ValueError(f"Batcher: {name} must be a number of seconds, at least 0, or None, got {value}")
-    return value
+    return seconds_or_none(f"Batcher: {name}", value)
+
+
+def _count(name: str, value: int) -> int:
+    return whole(f"Batcher: {name}", value, 1, wanted="at least 1, an integer")
+
+
+def _check_executor(executor: Executor | None) -> None:
+    if executor is None:
+        return
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        got = executor.__name__ if isinstance(executor, type) else type(executor).__name__
+        raise TypeError(f"Batcher: executor must be an Executor, got {got}")
+    interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # since Python 3.14
+    if isinstance(executor, (ProcessPoolExecutor, interpreters)):
+        name = type(executor).__name__
+        raise TypeError(f"Batcher: executor must run threads of this process and interpreter, got {name}")

@@ -7,7 +7,7 @@ import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 __all__ = ["Collation"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_CAN_BE_NAMED = hasattr(Tensor, "has_names")  # torch 2.13 has no named tensors any more
+_has_names = getattr(Tensor, "has_names", lambda _: False)  # torch 2.13 has no named tensors any more
 
 
 class _Structure:
@@ -54,8 +54,8 @@ class _Structure:
 def _traits(x: Tensor) -> Any:
     """What must be equal for `torch.cat` to join two tensors and leave the rows of both as they are.
 
-    None: `cat` refuses tensors of this kind, or what it makes of them is for their class to say (sparse, nested,
-    named, quantised per channel, subclasses). Such a request is a batch of its own.
+    None: `cat` refuses tensors of this kind, or what it makes of them is for their class to say (sparse,
+    nested, named, quantised per channel, subclasses). Such a request is a batch of its own.
     """
     if type(x) not in _PLAIN or x.is_nested or x.layout is not torch.strided:
         return None
@@ -64,7 +64,7 @@ def _traits(x: Tensor) -> Any:
         if x.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric):
             return None
         return *traits, x.qscheme(), x.q_scale(), x.q_zero_point()
-    return None if _CAN_BE_NAMED and x.has_names() else traits
+    return None if _has_names(x) else traits
 
 
 class Collation:
@@ -166,15 +166,15 @@ class Collation:
         if len(rows) == 1:
             return [leaf]
         if leaf.layout is torch.sparse_coo:  # has no views, and is not split
-            starts = itertools.accumulate(rows, initial=0)
-            return [torch.narrow_copy(leaf, 0, start, n) for n, start in zip(rows, starts)]
-        return self._cut(leaf, rows)
+            ends = itertools.accumulate(rows)
+            return [torch.narrow_copy(leaf, 0, end - n, n) for n, end in zip(rows, ends, strict=True)]
+        return cast("Sequence[Any]", self._cut(leaf, rows))
 
 
 def _join(tensors: Sequence[Any]) -> Any:
     if tensors[0] is None:
         return None
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0].clone()
 
 
 def _common_rows(leaves: list[Any]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import operator
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from torchgil._checks import flag, function, number, text, whole
 from torchgil.priority import GilPriority
 from torchgil.serving.stats import PoolCounts, PoolStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
@@ -56,6 +56,7 @@ class ThreadPool(ThreadPoolExecutor):
     Raises:
         ValueError: `workers` or `intra_op_threads` below 1, or `pin=True` where the system cannot pin a
             thread.
+        TypeError: An argument is of another kind than it says here.
 
     Warns:
         RuntimeWarning: Once, here, where workers times intra-op threads exceeds the usable cores.
@@ -89,6 +90,13 @@ class ThreadPool(ThreadPoolExecutor):
             raise ValueError(
                 "ThreadPool: pin=True needs os.sched_setaffinity, which only Linux has; leave pin out"
             )
+        inference_mode = flag("ThreadPool: inference_mode", inference_mode)
+        pin, gil_priority = flag("ThreadPool: pin", pin), flag("ThreadPool: gil_priority", gil_priority)
+        text("ThreadPool: thread_name_prefix", thread_name_prefix)
+        if initializer is not None:
+            function("ThreadPool: initializer", initializer)
+        if not isinstance(initargs, tuple | list):
+            raise TypeError(f"ThreadPool: initargs must be a tuple of arguments, got {initargs!r}")
         total = self._workers * self._intra_op_threads
         if total > cores:
             warnings.warn(
@@ -100,8 +108,6 @@ class ThreadPool(ThreadPoolExecutor):
             )
         self._counts = PoolCounts()
         self._pid = os.getpid()
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"ThreadPool: initializer must be callable, got {type(initializer).__name__}")
         kept = [torch.inference_mode] * inference_mode + [GilPriority] * gil_priority
         settings = (self._intra_op_threads, kept, sorted(os.sched_getaffinity(0)) if pin else None)
         super().__init__(
@@ -177,7 +183,8 @@ class ThreadPool(ThreadPoolExecutor):
             Counts since the pool was made; see `PoolStats`.
 
         Raises:
-            RuntimeError: In a forked child, or with `gil=True` inside another trace.
+            ValueError: `window` is not from 0 to 86400 seconds.
+        RuntimeError: In a forked child, or with `gil=True` inside another trace.
 
         Example:
             >>> with ThreadPool(1) as pool:
@@ -186,6 +193,7 @@ class ThreadPool(ThreadPoolExecutor):
             1
         """
         check_process("ThreadPool", self._pid)
+        window = number("ThreadPool.stats: window", window, 0, 86400, wanted="from 0 to 86400 seconds")
         window_s = wait_s = None
         if gil:
             from torchgil.tracing import trace
@@ -260,7 +268,6 @@ def check_process(what: str, pid: int) -> None:
 
 
 def _at_least_one(name: str, value: int) -> int:
-    number = operator.index(value)
-    if not 1 <= number <= 4096:  # far over any machine's cores: more is a mistake
-        raise ValueError(f"ThreadPool: {name} must be at least 1 and at most 4096, got {number}")
-    return number
+    # 4096 is far over any machine's cores: more is a mistake.
+    wanted = "at least 1 and at most 4096, an integer"
+    return whole(f"ThreadPool: {name}", value, 1, 4096, wanted=wanted)

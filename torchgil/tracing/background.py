@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import threading
 import warnings
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -90,12 +91,13 @@ def _why_not() -> str:
     return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
 
 
-_changing = threading.Lock()
+# Reentrant: a finalizer or a signal handler may stop a watchdog while its own thread is in here.
+_changing = threading.RLock()
 _running: set[Background[Any]] = set()  # keeps them alive while they watch
 _exiting = False
 
 
-def changing() -> threading.Lock:
+def changing() -> AbstractContextManager[bool]:
     """Held for moments, by whoever starts, stops or reads one of these."""
     return _changing
 
@@ -111,7 +113,7 @@ def _stop_all() -> None:
 def _forget_all() -> None:
     """In the child of a fork: the threads are the parent's, and so is who had the lock."""
     global _changing
-    _changing = threading.Lock()
+    _changing = threading.RLock()
     for each in list(_running):
         each._session = None
     _running.clear()

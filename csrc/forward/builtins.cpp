@@ -1,17 +1,18 @@
-// csrc/forward/builtins.cpp: arithmetic over sizes and numbers, as Python
-// means it: `//` rounds down, `%` takes the divisor's sign, `/` is a float.
+// csrc/forward/builtins.cpp: what export writes besides operators, over sizes
+// and numbers, as Python means it.
 #include "builtins.h"
+
+#include "numbers.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
+#include <compare>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -19,10 +20,6 @@ namespace torchgil {
 namespace {
 
 using c10::IValue;
-
-// Numbers are compared and divided as long double: its 64 bits of mantissa
-// hold every int64 and every double, so that 2**53 + 1 != 2.0**53 as in Python.
-using Wide = long double;
 
 bool is_integral(const IValue& v) {
   return v.isInt() || v.isBool();
@@ -33,6 +30,7 @@ bool both_integral(Args a) {
 }
 
 int64_t as_int(const IValue& v) {
+  TORCH_CHECK_TYPE(is_integral(v), "a ", v.tagKind(), " where an int must be");
   return v.isBool() ? static_cast<int64_t>(v.toBool()) : v.toInt();
 }
 
@@ -40,136 +38,59 @@ double as_double(const IValue& v) {
   return v.isDouble() ? v.toDouble() : static_cast<double>(as_int(v));
 }
 
-Wide as_wide(const IValue& v) {
-  return v.isDouble() ? v.toDouble() : static_cast<Wide>(as_int(v));
-}
-
 bool truthy(const IValue& v) {
   return v.isDouble() ? v.toDouble() != 0.0 : as_int(v) != 0;
 }
 
-int64_t checked_int(double value) {
-  // 2**63 is a double; the largest int64 is not
-  TORCH_CHECK(
-      value >= -0x1p63 && value < 0x1p63,
-      "a size of ",
-      value,
-      " does not fit into 64 bits");
-  return static_cast<int64_t>(value);
+std::partial_ordering order(const IValue& x, const IValue& y) {
+  if (x.isDouble()) {
+    return y.isDouble() ? x.toDouble() <=> y.toDouble()
+                        : 0 <=> numbers::compare(as_int(y), x.toDouble());
+  }
+  return y.isDouble() ? numbers::compare(as_int(x), y.toDouble())
+                      : as_int(x) <=> as_int(y);
 }
 
-int64_t floor_div(int64_t a, int64_t b) {
-  TORCH_CHECK(b != 0, "integer division by zero");
-  TORCH_CHECK(
-      b != -1 || a != std::numeric_limits<int64_t>::min(),
-      "a size does not fit into 64 bits");
-  const auto quotient = a / b;
-  return quotient - ((a % b != 0) && ((a < 0) != (b < 0)));
+double plus(double a, double b) {
+  return a + b;
 }
 
-int64_t floor_mod(int64_t a, int64_t b) {
-  TORCH_CHECK(b != 0, "integer modulo by zero");
-  if (b == -1) { // INT64_MIN % -1 traps
-    return 0;
-  }
-  const auto rest = a % b;
-  return rest != 0 && ((rest < 0) != (b < 0)) ? rest + b : rest;
+double minus(double a, double b) {
+  return a - b;
 }
 
-double floor_mod(double a, double b) {
-  TORCH_CHECK(b != 0.0, "float modulo by zero");
-  const auto rest = std::fmod(a, b);
-  if (rest == 0.0) {
-    return std::copysign(0.0, b);
-  }
-  return (rest < 0) != (b < 0) ? rest + b : rest;
+double times(double a, double b) {
+  return a * b;
 }
 
-double floor_div(double a, double b) {
-  TORCH_CHECK(b != 0.0, "float floor division by zero");
-  // a minus its rest divides exactly but for rounding; take the near integer
-  const auto rest = std::fmod(a, b);
-  auto quotient = (a - rest) / b;
-  if (rest != 0.0 && (rest < 0) != (b < 0)) {
-    quotient -= 1.0;
+/// As ints where both are, else as floats.
+template <
+    int64_t (*of_ints)(int64_t, int64_t),
+    double (*of_floats)(double, double)>
+IValue arithmetic(Args a) {
+  if (both_integral(a)) {
+    return of_ints(as_int(a[0]), as_int(a[1]));
   }
-  if (quotient == 0.0) {
-    return std::copysign(0.0, a / b);
-  }
-  const auto low = std::floor(quotient);
-  return quotient - low > 0.5 ? low + 1.0 : low;
+  return of_floats(as_double(a[0]), as_double(a[1]));
 }
-
-int64_t int_pow(int64_t base, int64_t exponent) {
-  int64_t result = 1;
-  for (; exponent > 0; exponent >>= 1) {
-    if (exponent & 1) {
-      TORCH_CHECK(
-          !__builtin_mul_overflow(result, base, &result),
-          "a size does not fit into 64 bits");
-    }
-    TORCH_CHECK(
-        exponent == 1 || !__builtin_mul_overflow(base, base, &base),
-        "a size does not fit into 64 bits");
-  }
-  return result;
-}
-
-#define CHECKED(name, builtin, symbol)                 \
-  IValue name(Args a) {                                \
-    if (!both_integral(a)) {                           \
-      return as_double(a[0]) symbol as_double(a[1]);   \
-    }                                                  \
-    int64_t result = 0;                                \
-    TORCH_CHECK(                                       \
-        !builtin(as_int(a[0]), as_int(a[1]), &result), \
-        "a size does not fit into 64 bits");           \
-    return result;                                     \
-  }
-CHECKED(add, __builtin_add_overflow, +)
-CHECKED(sub, __builtin_sub_overflow, -)
-CHECKED(mul, __builtin_mul_overflow, *)
-#undef CHECKED
 
 IValue truediv(Args a) {
-  TORCH_CHECK(truthy(a[1]), "division by zero");
-  return static_cast<double>(as_wide(a[0]) / as_wide(a[1]));
-}
-
-IValue floordiv(Args a) {
   if (both_integral(a)) {
-    return floor_div(as_int(a[0]), as_int(a[1]));
+    return numbers::divide(as_int(a[0]), as_int(a[1]));
   }
-  return floor_div(as_double(a[0]), as_double(a[1]));
-}
-
-IValue mod(Args a) {
-  if (both_integral(a)) {
-    return floor_mod(as_int(a[0]), as_int(a[1]));
-  }
-  return floor_mod(as_double(a[0]), as_double(a[1]));
+  return numbers::divide(as_double(a[0]), as_double(a[1]));
 }
 
 IValue power(Args a) {
   if (both_integral(a) && as_int(a[1]) >= 0) {
-    return int_pow(as_int(a[0]), as_int(a[1]));
+    return numbers::power(as_int(a[0]), as_int(a[1]));
   }
-  const double exponent = as_double(a[1]);
-  TORCH_CHECK( // 0 ** -inf is inf, in Python as well
-      truthy(a[0]) || exponent >= 0 || std::isinf(exponent),
-      "zero to a negative power");
-  return std::pow(as_double(a[0]), exponent);
+  return numbers::power(as_double(a[0]), as_double(a[1]));
 }
 
 IValue neg(Args a) {
-  if (!is_integral(a[0])) {
-    return -a[0].toDouble();
-  }
-  int64_t result = 0;
-  TORCH_CHECK(
-      !__builtin_sub_overflow(int64_t{0}, as_int(a[0]), &result),
-      "a size does not fit into 64 bits");
-  return result;
+  return a[0].isDouble() ? IValue(-a[0].toDouble())
+                         : IValue(numbers::negative(as_int(a[0])));
 }
 
 IValue positive(Args a) {
@@ -177,12 +98,15 @@ IValue positive(Args a) {
 }
 
 IValue absolute(Args a) {
-  return as_wide(a[0]) < 0 ? neg(a) : positive(a);
+  if (a[0].isDouble()) {
+    return std::fabs(a[0].toDouble());
+  }
+  return as_int(a[0]) < 0 ? neg(a) : positive(a);
 }
 
-template <class Compare>
+template <bool (*holds)(std::partial_ordering)>
 IValue compare(Args a) {
-  return Compare()(as_wide(a[0]), as_wide(a[1]));
+  return holds(order(a[0], a[1]));
 }
 
 template <class Bitwise>
@@ -198,40 +122,23 @@ IValue logical_not(Args a) {
 }
 
 IValue left_shift(Args a) {
-  const auto by = as_int(a[1]);
-  TORCH_CHECK(by >= 0 && by < 63, "a shift by ", by, " bits");
-  return mul({as_int(a[0]), int64_t{1} << by});
+  return numbers::shift_left(as_int(a[0]), as_int(a[1]));
 }
 
 IValue right_shift(Args a) {
-  const auto by = as_int(a[1]);
-  TORCH_CHECK(by >= 0, "a shift by ", by, " bits");
-  return as_int(a[0]) >> std::min<int64_t>(by, 63);
+  return numbers::shift_right(as_int(a[0]), as_int(a[1]));
 }
 
 template <double (*function)(double)>
 IValue to_int(Args a) {
   return is_integral(a[0]) ? as_int(a[0])
-                           : checked_int(function(a[0].toDouble()));
+                           : numbers::to_int(function(as_double(a[0])));
 }
 
-template <double (*function)(double)>
-IValue to_double(Args a) {
-  return function(as_double(a[0]));
-}
-
-// Python rounds the exact decimal value, half to even; so does to_chars.
-double round_to_digits(double value, int64_t digits) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      digits >= 0, "round() of a float to tens is not supported");
-  // the smallest double has 1074 digits after its point: no more change it
-  const auto places = static_cast<int>(std::min<int64_t>(digits, 1074));
-  std::array<char, 1400> text{}; // 309 before the point, and those
-  const auto end = text.data() + text.size();
-  const auto written =
-      std::to_chars(text.data(), end, value, std::chars_format::fixed, places);
-  std::from_chars(text.data(), written.ptr, value);
-  return value;
+template <double (*function)(double), bool can_overflow = false>
+IValue math(Args a) {
+  const auto argument = as_double(a[0]);
+  return numbers::checked(argument, function(argument), can_overflow);
 }
 
 IValue round_half_even(Args a) {
@@ -239,16 +146,8 @@ IValue round_half_even(Args a) {
     return to_int<std::nearbyint>(a);
   }
   const auto digits = as_int(a[1]);
-  if (!is_integral(a[0])) {
-    return round_to_digits(a[0].toDouble(), digits);
-  }
-  if (digits >= 0) {
-    return as_int(a[0]);
-  }
-  const auto unit = int_pow(10, -digits);
-  const auto down = floor_div(as_int(a[0]), unit);
-  const auto twice = 2 * floor_mod(as_int(a[0]), unit);
-  return (down + (twice > unit || (twice == unit && (down & 1)))) * unit;
+  return a[0].isDouble() ? IValue(numbers::round_to(a[0].toDouble(), digits))
+                         : IValue(numbers::round_to(as_int(a[0]), digits));
 }
 
 IValue as_float(Args a) {
@@ -259,24 +158,35 @@ IValue as_bool(Args a) {
   return truthy(a[0]);
 }
 
+/// The first of equals, and of what cannot be compared, as Python has it.
 IValue minimum(Args a) {
   return *std::min_element(
       a.begin(), a.end(), [](const auto& x, const auto& y) {
-        return as_wide(x) < as_wide(y);
+        return order(x, y) < 0;
       });
 }
 
-// std::max_element keeps the first of equals, as Python does
 IValue maximum(Args a) {
   return *std::max_element(
       a.begin(), a.end(), [](const auto& x, const auto& y) {
-        return as_wide(x) < as_wide(y);
+        return order(x, y) < 0;
       });
 }
 
+/// torch.sym_min and sym_max: a float where one of the two is.
+template <IValue (*choose)(Args)>
+IValue symbolic(Args a) {
+  const auto chosen = choose(a);
+  return both_integral(a) ? chosen : IValue(as_double(chosen));
+}
+
+constexpr auto add = arithmetic<numbers::add, plus>;
+
 IValue sum(Args a) {
+  const auto terms = a[0].isList() ? a[0].toListRef()
+                                   : c10::ArrayRef<IValue>(a.begin(), a.end());
   IValue total(int64_t{0});
-  for (const auto& v : a[0].toListRef()) {
+  for (const auto& v : terms) {
     total = add({total, v});
   }
   return total;
@@ -335,7 +245,7 @@ IValue dense(Args a) {
     if (size != 1 && stride != expected) {
       return int64_t{0};
     }
-    expected *= size;
+    expected = numbers::multiply(expected, size);
   }
   return int64_t{1};
 }
@@ -347,35 +257,35 @@ IValue assert_true(Args a) {
 
 constexpr auto kBuiltins = std::to_array<std::pair<std::string_view, Builtin>>({
     {"abs", absolute},
-    {"acos", to_double<std::acos>},
+    {"acos", math<std::acos>},
     {"add", add},
     {"and", bitwise<std::bit_and<>>},
-    {"asin", to_double<std::asin>},
+    {"asin", math<std::asin>},
     {"assert", assert_true},
-    {"atan", to_double<std::atan>},
+    {"atan", math<std::atan>},
     {"bool", as_bool},
     {"ceil", to_int<std::ceil>},
-    {"cos", to_double<std::cos>},
-    {"cosh", to_double<std::cosh>},
+    {"cos", math<std::cos>},
+    {"cosh", math<std::cosh, true>},
     {"dense", dense},
-    {"eq", compare<std::equal_to<>>},
+    {"eq", compare<std::is_eq>},
     {"float", as_float},
     {"floor", to_int<std::floor>},
-    {"floordiv", floordiv},
-    {"ge", compare<std::greater_equal<>>},
+    {"floordiv", arithmetic<numbers::floor_divide, numbers::floor_divide>},
+    {"ge", compare<std::is_gteq>},
     {"getitem", get_item},
-    {"gt", compare<std::greater<>>},
+    {"gt", compare<std::is_gt>},
     {"int", to_int<std::trunc>},
     {"ite", if_then_else},
-    {"le", compare<std::less_equal<>>},
-    {"log2", to_double<std::log2>},
+    {"le", compare<std::is_lteq>},
+    {"log2", math<std::log2>},
     {"lshift", left_shift},
-    {"lt", compare<std::less<>>},
+    {"lt", compare<std::is_lt>},
     {"max", maximum},
     {"min", minimum},
-    {"mod", mod},
-    {"mul", mul},
-    {"ne", compare<std::not_equal_to<>>},
+    {"mod", arithmetic<numbers::modulo, numbers::modulo>},
+    {"mul", arithmetic<numbers::multiply, times>},
+    {"ne", compare<std::is_neq>},
     {"neg", neg},
     {"not", logical_not},
     {"numel", numel},
@@ -384,19 +294,20 @@ constexpr auto kBuiltins = std::to_array<std::pair<std::string_view, Builtin>>({
     {"pow", power},
     {"round", round_half_even},
     {"rshift", right_shift},
-    {"sin", to_double<std::sin>},
-    {"sinh", to_double<std::sinh>},
+    {"sin", math<std::sin>},
+    {"sinh", math<std::sinh, true>},
     {"size", size},
-    {"sqrt", to_double<std::sqrt>},
+    {"sqrt", math<std::sqrt>},
     {"storage_offset", storage_offset},
     {"stride", stride},
-    {"sub", sub},
+    {"sub", arithmetic<numbers::subtract, minus>},
     {"sum", sum},
-    {"tan", to_double<std::tan>},
-    {"tanh", to_double<std::tanh>},
+    {"sym_max", symbolic<maximum>},
+    {"sym_min", symbolic<minimum>},
+    {"tan", math<std::tan>},
+    {"tanh", math<std::tanh>},
     {"trunc", to_int<std::trunc>},
     {"truediv", truediv},
-    {"truncf", to_double<std::trunc>},
     {"xor", bitwise<std::bit_xor<>>},
 });
 

@@ -1,6 +1,6 @@
 """What export emits besides operators, in graphs and in guards: arithmetic over sizes, and their assertions.
 
-The program computes these itself (`csrc/forward/builtins.cpp`), with Python's meaning of `//`, `%` and `**`.
+The program computes these itself (`csrc/forward/builtins.cpp`), to the bits and exceptions of Python's own.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ BUILTINS: Final[dict[Any, str]] = {
     torch.sym_not: "not",
     torch.sym_int: "int",
     torch.sym_float: "float",
-    torch.sym_min: "min",
-    torch.sym_max: "max",
+    torch.sym_min: "sym_min",
+    torch.sym_max: "sym_max",
     torch.sym_sum: "sum",
     torch.sym_ite: "ite",
     math.sqrt: "sqrt",

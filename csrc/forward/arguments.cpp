@@ -104,7 +104,13 @@ IValue Arguments::check_leaf(const Leaf& leaf, py::handle value, Sizes& sizes) {
     if (!PyLong_CheckExact(value.ptr())) { // a bool is an int, but not here
       throw py::type_error(exported_as(leaf.name, "an int") + type);
     }
-    const auto number = value.cast<int64_t>();
+    int overflow = 0;
+    const int64_t number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+    if (overflow != 0) {
+      throw py::value_error(
+          exported_as(leaf.name, "an int of 64 bits") +
+          py::repr(value).cast<std::string>());
+    }
     sizes.check(leaf.name, *leaf.dimension, number);
     return number;
   }

@@ -45,9 +45,13 @@ std::string Sizes::bind(
   const auto& [label, low, high] = dimensions_[dimension];
   std::ostringstream wrong;
   if (value < low || value > high) {
-    wrong << label << " must be at least " << low;
+    const bool from = low != std::numeric_limits<int64_t>::min();
+    wrong << label << " must be ";
+    if (from) {
+      wrong << "at least " << low;
+    }
     if (high != std::numeric_limits<int64_t>::max()) {
-      wrong << " and at most " << high;
+      wrong << (from ? " and at most " : "at most ") << high;
     }
     wrong << ", not " << value;
   } else if (bound.by == nullptr) {

@@ -3,16 +3,20 @@
 # ruff: noqa: E501  # one case a row: a table reads better than its rows broken up
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 import torchgil
 from tests.forward.comparing import assert_same
 from torchgil._build import C
+from torchgil.forward.inputs import plan_inputs
 
 
 class Model(nn.Module):
@@ -168,10 +172,97 @@ def test_dynamic_ints_keep_to_their_bounds() -> None:
 
     forward = torchgil.nogil(Zeros(), (torch.ones(2), 4), dynamic_shapes=(None, Dim.DYNAMIC(max=9)))
     assert forward(torch.ones(2), 7).shape == (9,)
-    with pytest.raises(ValueError, match="argument 'n', an int: n must be at least 2 and at most 9, not 10"):
+    with pytest.raises(ValueError, match="argument 'n', an int: n must be at most 9, not 10"):
         forward(torch.ones(2), 10)
     with pytest.raises(TypeError, match="'n' was exported as an int, got bool"):
         forward(torch.ones(2), True)
+
+
+class Plus(nn.Module):
+    def forward(self, x: Tensor, n: int) -> Tensor:
+        return x + n
+
+
+@pytest.mark.parametrize("hint", [Dim.DYNAMIC, Dim.AUTO])
+@pytest.mark.parametrize("made_with", [3, 1, 0, -3])
+def test_an_int_may_be_any_that_export_allows(hint: Any, made_with: int) -> None:
+    forward = torchgil.nogil(
+        Plus(), (torch.ones(2, dtype=torch.int64), made_with), dynamic_shapes=(None, hint)
+    )
+    for n in (-(2**63), -1, 0, 1, 2, 2**62):
+        assert forward(torch.ones(2, dtype=torch.int64), n).tolist() == [n + 1] * 2
+    for n in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match=f"'n' was exported as an int of 64 bits, got {n}"):
+            forward(torch.ones(2, dtype=torch.int64), n)
+
+
+def test_an_int_keeps_to_what_was_declared_and_to_what_export_found() -> None:
+    x = torch.ones(2)
+    forward = torchgil.nogil(Plus(), (x, 3), dynamic_shapes=(None, Dim.DYNAMIC(min=0, max=9)))
+    assert forward(x, 0).tolist() == [1, 1]
+    for n in (-1, 10):
+        with pytest.raises(ValueError, match=f"n must be at least 0 and at most 9, not {n}"):
+            forward(x, n)
+    forward = torchgil.nogil(Plus(), (x, 3), dynamic_shapes=(None, Dim.DYNAMIC(min=1)))
+    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
+        forward(x, 0)
+
+    class Sign(nn.Module):
+        def forward(self, x: Tensor, n: int) -> Tensor:
+            return x + n if n >= 0 else x - n
+
+    forward = torchgil.nogil(Sign(), (x, 3), dynamic_shapes=(None, Dim.DYNAMIC))
+    assert forward(x, 0).tolist() == [1, 1]
+    with pytest.raises(RuntimeError, match="do not fulfil what export assumed: n >= 0"):
+        forward(x, -1)
+
+
+@pytest.mark.parametrize(
+    "bounds", [(-math.inf, math.inf), ("-oo", "oo"), (-7, 9), (-(2**70), 2**70), (3, "oo")]
+)
+def test_ranges_of_ints_are_read_as_torch_writes_them(bounds: tuple[Any, Any]) -> None:
+    low, high = (int_oo if b == "oo" else -int_oo if b == "-oo" else b for b in bounds)
+    program = torch.export.export(Plus(), (torch.ones(2), 3), dynamic_shapes=(None, Dim.DYNAMIC))
+    (symbol,) = program.range_constraints
+    program.range_constraints[symbol] = ValueRanges(low, high)
+    (dimension,) = plan_inputs(program).dimensions.values()
+    # what is no larger than 2 says nothing of an int: its own module looks at no such bound either
+    assert dimension.low == (3 if low == 3 else None)
+    assert dimension.high == (9 if high == 9 else None)
+
+
+def test_sizes_and_ints_that_depend_on_each_other_are_compared() -> None:
+    class Related(nn.Module):
+        def forward(self, x: Tensor, n: int, m: int) -> Tensor:
+            if x.shape[0] == 2 * n and m == x.shape[0] + 1:
+                return x + n + m
+            return x - n
+
+    forward = torchgil.nogil(
+        Related(), (torch.ones(4), 2, 5), dynamic_shapes=({0: Dim.DYNAMIC}, *[Dim.DYNAMIC] * 2)
+    )
+    assert torch.equal(forward(torch.ones(6), 3, 7), Related()(torch.ones(6), 3, 7))
+    for size, n, m in [(6, 2, 7), (6, 3, 8), (5, 2, 6)]:
+        with pytest.raises((ValueError, RuntimeError), match="nogil: "):
+            forward(torch.ones(size), n, m)
+
+
+def test_a_size_that_must_be_even_is_asked_whether_it_is() -> None:
+    """No argument shows `half` itself, and the graph was simplified as if there were one."""
+
+    class Halves(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[: (x.shape[0] + 1) // 2]
+
+    half = Dim("half", min=2, max=50)
+    forward = torchgil.nogil(Halves(), (torch.arange(4.0),), dynamic_shapes=({0: 2 * half},))
+    assert forward(torch.arange(6.0)).shape == (3,)
+    with pytest.raises(RuntimeError, match=r"export assumed: x\.shape\[0\] % 2 == 0"):
+        forward(torch.arange(7.0))
+    forward = torchgil.nogil(Halves(), (torch.arange(5.0),), dynamic_shapes=({0: 2 * half + 1},))
+    assert forward(torch.arange(7.0)).shape == (4,)
+    with pytest.raises(RuntimeError, match=r"export assumed: \(x\.shape\[0\] - 1\) % 2 == 0"):
+        forward(torch.arange(6.0))
 
 
 @pytest.mark.parametrize("declared", [Dim("rows", max=64), Dim.DYNAMIC(max=64), Dim.DYNAMIC])

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from torchgil.forward.builtins import BUILTINS, FUNCTIONS
 from torchgil.forward.operands import Constant, Input, Instruction, Operand, Slot
+from torchgil.forward.sources import Sources
 from torchgil.forward.unsupported import refuse
 
 __all__ = ["Guards"]
@@ -43,6 +45,7 @@ _COMPARE: Final = {
     ast.Gt: "gt",
     ast.GtE: "ge",
 }
+_INSTEAD: Final = "export with other dynamic_shapes"
 _UNARY: Final = {ast.USub: "neg", ast.UAdd: "pos", ast.Not: "not"}
 
 
@@ -50,23 +53,43 @@ class Guards:
     """Collects instructions; each writes the slot of its own number.
 
     Args:
-        sources: The flattened input that each source text stands for, ``L['x']`` say.
-        symbols: The sizes that symbols stand for, as ``(input, dimension)``.
+        sources: The flattened input that each source stands for, ``L['x']`` say.
+        symbols: Where symbols are seen: ``(input, dimension)``, or ``(input, None)`` for an int.
     """
 
-    def __init__(self, sources: Mapping[str, int], symbols: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, sources: Sources, symbols: Mapping[str, tuple[int, int | None]]) -> None:
         self.code: list[Instruction] = []
-        self._sources = {_normal(source): index for source, index in sources.items()}
-        self._symbols = symbols
+        self._sources = sources
+        self._symbols: dict[str, Operand | tuple[int, int | None]] = dict(symbols)
 
-    def require(self, text: str, shown: str) -> None:
-        """Assert an expression.
+    def require(self, text: str) -> None:
+        """Assert an expression over sources and symbols, as export wrote it."""
+        try:
+            tree = ast.parse(text, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError):
+            refuse(f"export assumes {text!r}, which is no Python", _INSTEAD)
+        self._assert(self._lower(tree, text), self._shown(tree))
 
-        Args:
-            text: The expression over sources and symbols.
-            shown: The same in the user's names, for the error.
-        """
-        condition = self._lower(ast.parse(text, mode="eval").body, shown)
+    def require_equal(self, index: int, place: int | None, text: str) -> None:
+        """Assert that a size, or an int where `place` is None, is what an expression over symbols says."""
+        tree = ast.parse(text, mode="eval").body
+        seen = self._seen(index, place)
+        equal = self._emit("eq", seen, self._lower(tree, text))
+        self._assert(equal, f"{self._named(index, place)} == {self._shown(tree)}")
+
+    def define(self, symbol: str, index: int, place: int | None, factor: int, offset: int) -> None:
+        """Take a symbol that no argument shows from one that is ``factor * symbol + offset``."""
+        rest = self._emit("sub", self._seen(index, place), Constant(offset))
+        whole = self._emit("eq", self._emit("mod", rest, Constant(factor)), Constant(0))
+        named = self._named(index, place) + (f" - {offset}" if offset else "")
+        self._assert(whole, f"({named}) % {factor} == 0" if offset else f"{named} % {factor} == 0")
+        self._symbols[symbol] = self._emit("floordiv", rest, Constant(factor))
+
+    def knows(self, symbol: str) -> bool:
+        """Whether `symbol` is seen in an argument, or was defined."""
+        return symbol in self._symbols
+
+    def _assert(self, condition: Operand, shown: str) -> None:
         self._emit(
             "assert", condition, Constant(f"nogil: the inputs do not fulfil what export assumed: {shown}")
         )
@@ -76,20 +99,33 @@ class Guards:
         self.code.append(Instruction("guard", "", op, None, operands, (slot,)))
         return Slot(slot)
 
+    def _seen(self, index: int, place: int | None) -> Operand:
+        return Input(index) if place is None else self._emit("size", Input(index), Constant(place))
+
+    def _named(self, index: int, place: int | None) -> str:
+        name = self._sources.names[index]
+        return name if place is None else f"{name}.shape[{place}]"
+
     def _lower(self, node: ast.expr, shown: str) -> Operand:
         def lower(child: ast.expr) -> Operand:
             return self._lower(child, shown)
 
-        if (source := self._sources.get(ast.unparse(node))) is not None:
-            return Input(source)
+        leaves = self._sources.find(node)
+        if len(leaves) > 1:
+            names = " and ".join(repr(self._sources.names[i]) for i in sorted(leaves))
+            refuse(
+                f"export assumes {shown!r}, and {ast.unparse(node)!r} may mean each of {names}",
+                "pass the module instead of its exported program, or rename an argument",
+            )
+        if leaves:
+            return Input(*leaves)
         match node:
             case ast.Constant(value=bool() | int() | float() as value):
                 return Constant(value)
             case ast.Attribute(value=ast.Name(id="math"), attr=("inf" | "nan") as name):
                 return Constant(getattr(math, name))
-            case ast.Name(id=name) if name in self._symbols:
-                index, dimension = self._symbols[name]
-                return self._emit("size", Input(index), Constant(dimension))
+            case ast.Name(id=name) if (known := self._symbols.get(name)) is not None:
+                return self._seen(*known) if isinstance(known, tuple) else known
             case ast.Subscript(
                 value=ast.Call(func=ast.Attribute(value=tensor, attr=("size" | "stride") as attr)),
                 slice=ast.Constant(value=int() as dimension),
@@ -115,10 +151,11 @@ class Guards:
                 return self._emit("ite", lower(test), lower(body), lower(orelse))
             case ast.Call(func=function, args=args, keywords=[]) if called := _builtin(function):
                 return self._emit(called, *(lower(a) for a in args))
-        return refuse(
-            f"export assumes {shown!r}, and {ast.unparse(node)!r} is not understood",
-            "export with other dynamic_shapes",
-        )
+        return refuse(f"export assumes {shown!r}, and {ast.unparse(node)!r} is not understood", _INSTEAD)
+
+    def _shown(self, tree: ast.expr) -> str:
+        """An expression in the user's names."""
+        return ast.unparse(_Shown(self).visit(copy.deepcopy(tree)))
 
     def _all(self, op: str, terms: list[Operand]) -> Operand:
         result = terms[0]
@@ -136,5 +173,20 @@ def _builtin(function: ast.expr) -> str | None:
     return None
 
 
-def _normal(source: str) -> str:
-    return ast.unparse(ast.parse(source, mode="eval"))
+class _Shown(ast.NodeTransformer):
+    """Puts the user's names in the place of sources and symbols."""
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+
+    def visit(self, node: Any) -> Any:
+        if not isinstance(node, ast.expr):
+            return self.generic_visit(node)
+        if leaves := self._guards._sources.find(node):
+            return ast.Name(self._guards._sources.names[min(leaves)])
+        match node:
+            case ast.Name(id=name) if isinstance(known := self._guards._symbols.get(name), tuple):
+                return ast.Name(self._guards._named(*known))
+            case ast.Subscript(value=ast.Call(func=ast.Attribute(value=tensor, attr="size")), slice=place):
+                return ast.Subscript(ast.Attribute(self.visit(tensor), "shape"), place)
+        return self.generic_visit(node)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
 from torch.export.graph_signature import InputKind
 
 from torchgil.forward.guards import Guards
+from torchgil.forward.sources import Sources, argument_names, declared_for, places
+from torchgil.forward.unsupported import refuse
 
 if TYPE_CHECKING:
+    import inspect
+
     from torch.export import ExportedProgram
 
     from torchgil.forward.operands import Instruction
@@ -23,16 +25,16 @@ __all__ = ["Dimension", "InputPlan", "Leaf", "plan_inputs"]
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A size that may differ from call to call.
+    """A size, or an int, that may differ from call to call.
 
     Attributes:
         name: The name of its `torch.export.Dim`, or where it is seen first: ``x.shape[0]``.
-        low: The least size.
+        low: The least size; `None` if there is no limit, for an int.
         high: The largest size; `None` if there is no limit.
     """
 
     name: str
-    low: int
+    low: int | None
     high: int | None
 
 
@@ -70,16 +72,23 @@ class InputPlan:
     argument_names: tuple[str, ...]
 
 
-def plan_inputs(program: ExportedProgram, dynamic_shapes: Any = None) -> InputPlan:
+def plan_inputs(
+    program: ExportedProgram, dynamic_shapes: Any = None, signature: inspect.Signature | None = None
+) -> InputPlan:
     """Read from an exported program what its arguments must be.
 
     Args:
         program: The exported program.
         dynamic_shapes: What was given to :func:`torch.export.export`, if known: names of dimensions, and
             bounds that the program alone does not tell from export's own assumptions.
+        signature: The model's own signature, if there is a model: tells a parameter ``x_1`` from an item of
+            ``*x``.
 
     Returns:
         The leaves in the order in which the arguments flatten.
+
+    Raises:
+        NotImplementedError: What export assumed is not understood, or may be meant of two arguments.
     """
     placeholders = [
         node
@@ -88,132 +97,111 @@ def plan_inputs(program: ExportedProgram, dynamic_shapes: Any = None) -> InputPl
         )
         if spec.kind is InputKind.USER_INPUT
     ]
-    names = _argument_names(program)
-    paths = _paths(program, len(placeholders))
+    found = places(program, [node.name for node in placeholders], signature)
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
     leaves: list[Leaf] = []
     dimensions: dict[str, Dimension] = {}
-    sources: dict[str, int] = {}
-    symbols: dict[str, tuple[int, int]] = {}
-    derived: list[tuple[int, int, Any]] = []
+    symbols: dict[str, tuple[int, int | None]] = {}
+    derived: list[tuple[int, int | None, Any]] = []
 
-    def dimension(expr: Any, seen: str, declared: Any) -> str:
-        key = str(expr)
-        low, high = _bounds(ranges.get(key))
-        # Export never sees sizes 0 and 1, and calls that a lower bound of 2. Only one that the user declared
-        # is kept; where it is not known what was declared, an upper bound says that something was.
-        if low == 2 and (high is None or declared is not None) and getattr(declared, "min", None) != 2:
-            low = 0
-        name = getattr(declared, "__name__", None) or seen
-        known = dimensions.setdefault(key, Dimension(name, low, high))
-        if known.low < low:
+    def dimension(seen: _Seen, name: str, declared: Any) -> str:
+        key = str(seen.expr)
+        low, high = _bounds(ranges.get(key), declared, is_size=seen.place is not None)
+        known = dimensions.setdefault(key, Dimension(getattr(declared, "__name__", None) or name, low, high))
+        if low is not None and (known.low is None or known.low < low):
             dimensions[key] = Dimension(known.name, low, high)
+        if seen.expr.is_Symbol:
+            symbols.setdefault(key, (seen.leaf, seen.place))
+        else:
+            derived.append((seen.leaf, seen.place, seen.expr))
         return key
 
-    for index, (node, path) in enumerate(zip(placeholders, paths, strict=True)):
-        name, spellings = _names(path, names, node.name)
-        sources.update(dict.fromkeys([*spellings, f"L['flat_args'][{index}]"], index))
+    for index, (node, place) in enumerate(zip(placeholders, found, strict=True)):
         value = node.meta.get("val")
-        declared = _declared(dynamic_shapes, path, names)
+        declared = declared_for(place, dynamic_shapes, found)
         if isinstance(value, torch.Tensor):
-            sizes: list[int | str] = []
-            for place, size in enumerate(value.shape):
-                if not isinstance(size, torch.SymInt):
-                    sizes.append(int(size))
-                    continue
-                expr = size.node.expr
-                sizes.append(dimension(expr, f"{name}.shape[{place}]", _entry(declared, place)))
-                if expr.is_Symbol:
-                    symbols.setdefault(str(expr), (index, place))
-                else:
-                    derived.append((index, place, expr))
-            leaves.append(Leaf(name, value.dtype, value.device, value.layout, tuple(sizes)))
-        elif isinstance(value, torch.SymInt):
-            # No size: export's own lower bound is all there is.
-            leaves.append(Leaf(name, dimension=dimension(value.node.expr, name, None)))
-        else:
-            leaves.append(Leaf(name, value=value))
-    guards = Guards(sources, symbols)
-    for index, place, expr in derived:
-        if all(str(symbol) in symbols for symbol in expr.free_symbols):
-            shown = _shown(
-                _python(expr), {s: f"{leaves[i].name}.shape[{p}]" for s, (i, p) in symbols.items()}
+            sizes = tuple(
+                dimension(
+                    _Seen(index, i, size.node.expr), f"{place.name}.shape[{i}]", _of_dimension(declared, i)
+                )
+                if isinstance(size, torch.SymInt)
+                else int(size)
+                for i, size in enumerate(value.shape)
             )
-            seen = f"L['flat_args'][{index}].size()[{place}]"
-            guards.require(f"{seen} == {_python(expr)}", f"{leaves[index].name}.shape[{place}] == {shown}")
-    display = {source: leaves[index].name for source, index in sources.items()}
+            leaves.append(Leaf(place.name, value.dtype, value.device, value.layout, sizes))
+        elif isinstance(value, torch.SymInt):
+            key = dimension(_Seen(index, None, value.node.expr), place.name, declared)
+            leaves.append(Leaf(place.name, dimension=key))
+        else:
+            leaves.append(Leaf(place.name, value=value))
+    guards = Guards(Sources(found, signature), symbols)
+    for seen_at, at, expr in derived:
+        _relate(guards, seen_at, at, expr)
     for text in getattr(program, "_guards_code", None) or ():
-        guards.require(text, _shown_guard(text, display))
-    return InputPlan(tuple(leaves), dimensions, tuple(guards.code), tuple(names))
+        guards.require(text)
+    return InputPlan(tuple(leaves), dimensions, tuple(guards.code), tuple(argument_names(program)))
 
 
-def _argument_names(program: ExportedProgram) -> list[str]:
-    signature = program.module_call_graph[0].signature if program.module_call_graph else None
-    return list(getattr(signature, "forward_arg_names", None) or ())
+class _Seen(NamedTuple):
+    """A size that may change, or an int (its place is None), and what export knows it as."""
+
+    leaf: int
+    place: int | None
+    expr: Any
 
 
-def _paths(program: ExportedProgram, count: int) -> list[tuple[Any, ...]]:
-    """For each leaf: 0 or 1 for args or kwargs, the position or keyword, then the keys inside."""
-    if program.example_inputs is not None:
-        paths = [path for path, _ in pytree.tree_flatten_with_path(program.example_inputs)[0]]
-        if len(paths) == count:
-            return paths
-    spec = program.call_spec.in_spec
-    return [path for path, _ in pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), spec))[0]]
+def _relate(guards: Guards, index: int, place: int | None, expr: Any) -> None:
+    """Assert that a size or int is what its expression says of others."""
+    expr = expr.expand()
+    unknown = [symbol for symbol in expr.free_symbols if not guards.knows(str(symbol))]
+    if not unknown:
+        guards.require_equal(index, place, _python(expr))
+        return
+    # Of 2 * half, where no argument has half rows: the graph was simplified as if it were even.
+    factor, offset = expr.coeff(unknown[0], 1), expr.coeff(unknown[0], 0)
+    linear = factor * unknown[0] + offset == expr and factor.is_Integer and offset.is_Integer and factor > 0
+    if len(unknown) > 1 or not linear:
+        refuse(
+            f"export takes a size for {_python(expr)}, and no argument shows "
+            + ", ".join(sorted(map(str, unknown))),
+            "export with other dynamic_shapes",
+        )
+    guards.define(str(unknown[0]), index, place, int(factor), int(offset))
 
 
-def _names(path: tuple[Any, ...], names: Sequence[str], fallback: str) -> tuple[str, list[str]]:
-    kind, first, *rest = path
-    inner = pytree.keystr(tuple(rest))
-    positional = dict(enumerate(names))
-    name = str(first.key) if kind.idx == 1 else positional.get(first.idx, fallback)
-    spellings = [f"L[{name!r}]{inner}"]
-    if variadic := re.fullmatch(r"(.+)_(\d+)", name):  # *args arrive as args_0, args_1
-        spellings.append(f"L[{variadic[1]!r}][{variadic[2]}]{inner}")
-        spellings.append(f"L[{variadic[1] + '_' + variadic[2]!r}]{inner}")
-    return name + inner, spellings
-
-
-def _declared(dynamic_shapes: Any, path: tuple[Any, ...], names: Sequence[str]) -> Any:
-    """The user's dynamic_shapes for one leaf: follows the path as far as it goes."""
-    kind, first, *rest = path
-    entry = dynamic_shapes
-    name = first.key if kind.idx == 1 else dict(enumerate(names)).get(first.idx)
-    for keys in (
-        (name, getattr(first, "idx", None)),
-        *((getattr(k, "key", None), getattr(k, "idx", None)) for k in rest),
-    ):
-        found = [_entry(entry, key) for key in keys if key is not None]
-        entry = next((f for f in found if f is not None), None)
-    return entry
-
-
-def _entry(container: Any, key: Any) -> Any:
-    if isinstance(container, Mapping):
-        return container.get(key)
-    if isinstance(container, (list, tuple)) and isinstance(key, int) and key < len(container):
-        return container[key]
+def _of_dimension(declared: Any, place: int) -> Any:
+    if isinstance(declared, Mapping):
+        return declared.get(place)
+    if isinstance(declared, (list, tuple)) and place < len(declared):
+        return declared[place]
     return None
 
 
-def _bounds(bounds: Any) -> tuple[int, int | None]:
-    if bounds is None:
-        return 0, None
-    low = int(bounds.lower) if bounds.lower.is_Integer else 0
-    return low, int(bounds.upper) if bounds.upper.is_Integer else None
+def _bounds(bounds: Any, declared: Any, *, is_size: bool) -> tuple[int | None, int | None]:
+    """The least and the largest value; None where there is no limit."""
+    low, high = _integer(bounds, "lower"), _integer(bounds, "upper")
+    least = getattr(declared, "min", None)  # what the user declared
+    if is_size:
+        # Export never sees sizes 0 and 1, and calls that a lower bound of 2. Only one that was declared is
+        # kept; where it is not known what was declared, an upper bound says that something was.
+        if low is None or (low == 2 != least and (high is None or declared is not None)):
+            low = 0
+    elif low is not None and low <= 2 and low != least:
+        # An int starts with the range of sizes, whatever was given; what export learned beyond that stands in
+        # its guards. Its own module looks at larger bounds alone.
+        low = None
+    return low, high
+
+
+def _integer(bounds: Any, end: str) -> int | None:
+    """One end of a range: infinities of torch's own and of sympy's have no integer."""
+    value = getattr(bounds, end, None)
+    if value is None or not value.is_Integer or not -(2**63) <= value < 2**63:
+        return None
+    return int(value)
 
 
 def _python(expr: Any) -> str:
     from torch.utils._sympy.printers import PythonPrinter
 
     return str(PythonPrinter().doprint(expr))
-
-
-def _shown(text: str, symbols: Mapping[str, str]) -> str:
-    return re.sub(r"[A-Za-z_]\w*", lambda m: symbols.get(m[0], m[0]), text)
-
-
-def _shown_guard(text: str, display: Mapping[str, str]) -> str:
-    for source in sorted(display, key=len, reverse=True):
-        text = text.replace(source, display[source])
-    return re.sub(r"\.size\(\)\[(\d+)\]", r".shape[\1]", text)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchgil.forward.archive import damage
+from torchgil.forward.examples import merged_arguments, separate
 from torchgil.forward.torch_compat import refusal_of
 
 if TYPE_CHECKING:
@@ -83,12 +84,19 @@ def exported(
     Raises:
         NotImplementedError: This release of torch cannot export the model, and a later one can.
         TypeError: `model` is neither a module nor an exported program.
-        ValueError: An exported program came with `dynamic_shapes`.
+        ValueError: An exported program came with `dynamic_shapes`, or was exported with one tensor for two
+            arguments.
     """
     if isinstance(model, torch.export.ExportedProgram):
         if dynamic_shapes is not None:
             raise ValueError(
                 "nogil: an ExportedProgram has its dynamic shapes already; leave out dynamic_shapes, "
+                "or pass the module"
+            )
+        if merged := merged_arguments(model):
+            raise ValueError(
+                f"nogil: {merged} were one tensor when the program was exported, and torch.export took them "
+                "for one: whatever came for the others would be ignored. Export it with different tensors, "
                 "or pass the module"
             )
         return model, None
@@ -98,6 +106,9 @@ def exported(
         )
     if not isinstance(args, tuple):
         raise TypeError(f"nogil: args must be a tuple of the example arguments, got {type(args).__name__}")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise TypeError(f"nogil: kwargs must be a dict of the example arguments, got {type(kwargs).__name__}")
+    args, kwargs = separate((args, kwargs), _tensors(model))
     why = None
     try:
         subject = structural_copy(model)

@@ -2,6 +2,7 @@
 #include "arguments.h"
 #include "constants.h"
 #include "decode.h"
+#include "numbers.h"
 #include "package.h"
 #include "program.h"
 
@@ -10,6 +11,7 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,6 +32,15 @@ void add_note(py::error_already_set& error, const std::string& text) {
   }
 }
 
+void set_python_error(const NumberError& error) {
+  using Kind = NumberError::Kind;
+  PyErr_SetString(
+      error.kind() == Kind::kZeroDivision   ? PyExc_ZeroDivisionError
+          : error.kind() == Kind::kOverflow ? PyExc_OverflowError
+                                            : PyExc_ValueError,
+      error.what());
+}
+
 /// Runs `body`; what it raises says with `note()` where.
 template <class Body, class Note>
 void with_note(const Body& body, const Note& note) {
@@ -43,6 +54,11 @@ void with_note(const Body& body, const Note& note) {
     py::error_already_set raised;
     add_note(raised, note());
     throw raised;
+  } catch (const NumberError& error) {
+    set_python_error(error);
+    py::error_already_set raised;
+    add_note(raised, note());
+    throw raised;
   } catch (py::error_already_set& error) {
     add_note(error, note());
     throw;
@@ -52,12 +68,13 @@ void with_note(const Body& body, const Note& note) {
 /// An exported graph with its checks.
 class Graph : public Arguments {
  public:
-  uint32_t add_weight(const at::Tensor& weight) {
-    return program_.add_weight(weight);
+  uint32_t add_weight(std::string name, const at::Tensor& weight) {
+    return program_.add_weight(std::move(name), weight);
   }
 
   void set_code(const py::list& code) {
     std::string node = "the graph";
+    program_.set_code({}); // nothing runs of what is refused
     with_note(
         [&] { program_.set_code(decode_code(code, program_, node)); },
         [&] { return "while nogil read " + node; });
@@ -171,6 +188,13 @@ class PackageBinding : public Arguments {
 } // namespace
 
 void register_forward(py::module_& m) {
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      std::rethrow_exception(std::move(thrown));
+    } catch (const NumberError& error) { // from a guard
+      set_python_error(error);
+    }
+  });
   py::class_<Arguments>(m, "Arguments")
       .def("add_dimension", &Arguments::add_dimension)
       .def("add_tensor", &Arguments::add_tensor)

@@ -38,7 +38,7 @@ IValue to_number(py::handle value) {
     return p == Py_True;
   }
   if (PyLong_Check(p)) {
-    return value.cast<int64_t>();
+    return to_int64(value);
   }
   if (PyFloat_Check(p)) {
     return PyFloat_AS_DOUBLE(p);
@@ -76,7 +76,7 @@ IValue to_int(py::handle value) {
         reinterpret_cast<THPMemoryFormat*>(p)->memory_format);
   }
   if (PyLong_Check(p)) { // bool too
-    return value.cast<int64_t>();
+    return to_int64(value);
   }
   refuse(value, "an int");
 }
@@ -93,6 +93,21 @@ IValue to_list(py::handle value, const c10::TypePtr& element_type) {
 }
 
 } // namespace
+
+int64_t to_int64(py::handle value) {
+  int overflow = 0;
+  const auto number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+  if (PyErr_Occurred() != nullptr) {
+    throw py::error_already_set();
+  }
+  if (overflow != 0) {
+    const auto text = "nogil: the int " + py::repr(value).cast<std::string>() +
+        " does not fit into 64 bits";
+    PyErr_SetString(PyExc_OverflowError, text.c_str());
+    throw py::error_already_set();
+  }
+  return number;
+}
 
 IValue to_ivalue(py::handle value, const c10::TypePtr& type) {
   auto* p = value.ptr();

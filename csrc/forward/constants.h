@@ -17,6 +17,11 @@ c10::IValue to_ivalue(pybind11::handle value, const c10::TypePtr& type);
 /// GIL: held.
 c10::IValue to_ivalue(pybind11::handle value);
 
+/// A Python int; throws an OverflowError that says which where it takes more
+/// than 64 bits.
+/// GIL: held.
+int64_t to_int64(pybind11::handle value);
+
 /// Converts a result to Python.
 /// GIL: held.
 pybind11::object to_python(const c10::IValue& value);

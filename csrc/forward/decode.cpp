@@ -5,6 +5,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -58,7 +59,16 @@ Operand decode_operand(
   const auto kind = pair[0].cast<std::string>();
   const auto coerce =
       argument == nullptr ? Operand::Coerce::kNone : coercion(argument->type());
-  const auto index = [&] { return pair[1].cast<uint32_t>(); };
+  const auto index = [&] {
+    const auto number = to_int64(pair[1]);
+    TORCH_CHECK_VALUE(
+        number >= 0 && number <= std::numeric_limits<uint32_t>::max(),
+        "no ",
+        kind,
+        " ",
+        number);
+    return static_cast<uint32_t>(number);
+  };
   if (kind == "slot") {
     return {Operand::Kind::kSlot, index(), coerce};
   }
@@ -69,7 +79,7 @@ Operand decode_operand(
     return {Operand::Kind::kInput, index(), coerce};
   }
   if (kind == "weight") {
-    return {Operand::Kind::kConstant, index()};
+    return {Operand::Kind::kConstant, program.weight(index())};
   }
   if (kind == "list") {
     auto element = c10::TypePtr(c10::AnyType::get());
@@ -149,8 +159,13 @@ Program::Code decode_code(
             o, schema ? &schema->arguments()[i++] : nullptr, program));
       }
       for (const auto slot : fields["outputs"]) {
-        instruction.outputs.push_back(
-            slot.is_none() ? -1 : slot.cast<int32_t>());
+        const auto number = slot.is_none() ? -1 : to_int64(slot);
+        TORCH_CHECK_VALUE(
+            slot.is_none() ||
+                (number >= 0 && number <= std::numeric_limits<int32_t>::max()),
+            "no slot ",
+            number);
+        instruction.outputs.push_back(static_cast<int32_t>(number));
       }
       instruction.unpack = fields["unpack"].cast<bool>();
       instruction.unsafe_writes =

@@ -6,6 +6,8 @@
 #include "program.h"
 
 #include <ATen/ScalarOps.h>
+#include <ATen/SparseCsrTensorImpl.h>
+#include <ATen/SparseTensorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/List.h>
 #include <ATen/core/grad_mode.h>
@@ -13,6 +15,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <sstream>
 #include <utility>
 
 namespace torchgil {
@@ -80,9 +83,46 @@ IValue coerced(IValue value, Operand::Coerce coerce) {
   return value;
 }
 
-const void* storage_of(const at::Tensor& tensor) {
-  return tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl()
-                              : nullptr;
+/// Adds what a tensor's memory belongs to: its storage, the tensors that a
+/// sparse one is made of, or else, as of oneDNN's, itself.
+void add_memory(const at::Tensor& tensor, std::vector<const void*>& memory) {
+  const auto* impl = tensor.unsafeGetTensorImpl();
+  switch (tensor.layout()) {
+    case at::kSparse: {
+      const auto* sparse = static_cast<const at::SparseTensorImpl*>(impl);
+      add_memory(sparse->indices(), memory);
+      add_memory(sparse->values(), memory);
+      break;
+    }
+    case at::kSparseCsr:
+    case at::kSparseCsc:
+    case at::kSparseBsr:
+    case at::kSparseBsc: {
+      const auto* sparse = static_cast<const at::SparseCsrTensorImpl*>(impl);
+      add_memory(sparse->compressed_indices(), memory);
+      add_memory(sparse->plain_indices(), memory);
+      add_memory(sparse->values(), memory);
+      break;
+    }
+    default:
+      memory.push_back(
+          tensor.has_storage() ? static_cast<const void*>(
+                                     tensor.storage().unsafeGetStorageImpl())
+                               : impl);
+  }
+}
+
+std::string described(
+    at::ScalarType dtype,
+    at::IntArrayRef sizes,
+    c10::Device device,
+    c10::Layout layout) {
+  std::ostringstream text;
+  text << c10::getDtypeNames(dtype).first << sizes << " on " << device;
+  if (layout != at::kStrided) {
+    text << " (" << layout << ')';
+  }
+  return text.str();
 }
 
 } // namespace
@@ -92,6 +132,9 @@ struct Program::Frame {
   std::vector<IValue> slots;
   torch::jit::Stack stack;
   const Instruction*& current;
+  /// What the weights' and the inputs' memory belongs to, sorted; made where
+  /// the first write asks for it.
+  std::vector<const void*> shared = {};
 };
 
 uint32_t Program::add_constant(IValue value) {
@@ -99,11 +142,20 @@ uint32_t Program::add_constant(IValue value) {
   return constants_.size() - 1;
 }
 
-uint32_t Program::add_weight(const at::Tensor& weight) {
-  if (const auto* storage = storage_of(weight)) {
-    weight_storages_.insert(storage);
-  }
-  return add_constant(weight);
+uint32_t Program::add_weight(std::string name, const at::Tensor& weight) {
+  weights_.push_back(
+      {std::move(name),
+       add_constant(weight),
+       weight.scalar_type(),
+       weight.device(),
+       weight.layout(),
+       at::DimVector(weight.sizes())});
+  return weights_.size() - 1;
+}
+
+uint32_t Program::weight(uint32_t number) const {
+  TORCH_CHECK_VALUE(number < weights_.size(), "no weight ", number);
+  return weights_[number].constant;
 }
 
 uint32_t Program::add_list(
@@ -112,11 +164,12 @@ uint32_t Program::add_list(
   return lists_.size() - 1;
 }
 
-void Program::count_slots(const Code& code) {
+void Program::count_slots(const Code& code, size_t& results) {
   for (const auto& instruction : code) {
-    count_slots(instruction.body);
+    count_slots(instruction.body, results);
+    results += instruction.outputs.size();
     for (const auto slot : instruction.outputs) {
-      num_slots_ = std::max<uint32_t>(num_slots_, slot + 1);
+      num_slots_ = std::max(num_slots_, static_cast<uint32_t>(slot) + 1);
     }
   }
 }
@@ -136,8 +189,7 @@ void Program::check(const Operand& operand, Live& live) {
       num_inputs_ = std::max(num_inputs_, size_t{operand.index} + 1);
       break;
     case Operand::Kind::kConstant:
-      TORCH_CHECK_VALUE(
-          operand.index < constants_.size(), "no weight ", operand.index);
+      TORCH_INTERNAL_ASSERT(operand.index < constants_.size());
       break;
     case Operand::Kind::kList:
       for (const auto& element : lists_[operand.index].elements) {
@@ -179,7 +231,10 @@ void Program::set_code(Code code) {
   code_.clear(); // nothing runs of what is refused
   outputs_.clear();
   num_slots_ = num_inputs_ = 0;
-  count_slots(code);
+  size_t results = 0;
+  count_slots(code, results);
+  TORCH_CHECK_VALUE( // else one number would take all memory
+      num_slots_ <= results, "no slot ", num_slots_ - 1);
   live_.assign(num_slots_, false);
   check(code, live_);
   code_ = std::move(code);
@@ -225,15 +280,50 @@ IValue Program::fold(uint32_t list) const {
   return build_list(list, frame);
 }
 
-void Program::check_writes(
-    const Instruction& instruction, const Frame& frame) const {
+// A weight may have been given other memory (`p.data = ...`), and what it had
+// may be an intermediate's now: so both are asked for at each call.
+void Program::check_weights() const {
+  for (const auto& known : weights_) {
+    const auto& weight = constants_[known.constant].toTensor();
+    if (weight.scalar_type() == known.dtype &&
+        weight.device() == known.device && weight.layout() == known.layout &&
+        weight.sizes().equals(known.sizes)) {
+      continue;
+    }
+    TORCH_CHECK(
+        false,
+        "nogil: the weight '",
+        known.name,
+        "' was ",
+        described(known.dtype, known.sizes, known.device, known.layout),
+        " when this forward was built, and is ",
+        described(
+            weight.scalar_type(),
+            weight.sizes(),
+            weight.device(),
+            weight.layout()),
+        " now: build it again with torchgil.nogil");
+  }
+}
+
+void Program::check_writes(const Instruction& instruction, Frame& frame) const {
+  if (frame.shared.empty()) {
+    for (const auto& weight : weights_) {
+      add_memory(constants_[weight.constant].toTensor(), frame.shared);
+    }
+    for (const auto& input : frame.inputs) {
+      if (input.isTensor()) {
+        add_memory(input.toTensor(), frame.shared);
+      }
+    }
+    std::sort(frame.shared.begin(), frame.shared.end());
+  }
   const auto shared = [&](const at::Tensor& tensor) {
-    const auto* storage = storage_of(tensor);
-    return weight_storages_.count(storage) != 0 ||
-        std::any_of(
-               frame.inputs.begin(), frame.inputs.end(), [&](const auto& in) {
-                 return in.isTensor() && storage == storage_of(in.toTensor());
-               });
+    std::vector<const void*> memory;
+    add_memory(tensor, memory);
+    return std::any_of(memory.begin(), memory.end(), [&](const void* part) {
+      return std::binary_search(frame.shared.begin(), frame.shared.end(), part);
+    });
   };
   const auto check = [&](const IValue& value) {
     TORCH_CHECK_NOT_IMPLEMENTED(
@@ -308,6 +398,7 @@ std::vector<IValue> Program::run(
     c10::ArrayRef<IValue> inputs, const Instruction*& current) const {
   TORCH_CHECK_VALUE(inputs.size() >= num_inputs_, "too few inputs");
   const c10::InferenceMode inference_mode;
+  check_weights();
   Frame frame{inputs, std::vector<IValue>(num_slots_), {}, current};
   frame.stack.reserve(16); // batch_norm takes nine, attention seven
   execute(code_, frame);

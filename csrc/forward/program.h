@@ -3,15 +3,16 @@
 
 #include "builtins.h"
 
+#include <ATen/core/DimVector.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 #include <c10/core/Device.h>
+#include <c10/core/Layout.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <variant>
 #include <vector>
 
@@ -76,8 +77,13 @@ class Program {
   /// Adds a value that every call shares. Returns its index.
   uint32_t add_constant(c10::IValue value);
 
-  /// Adds a weight: a constant that no instruction may write to.
-  uint32_t add_weight(const at::Tensor& weight);
+  /// Adds a weight: a constant that no instruction may write to. What it is
+  /// now, but for its values, it must be at each call. Returns its number
+  /// among the weights.
+  uint32_t add_weight(std::string name, const at::Tensor& weight);
+
+  /// The constant that a weight is; refuses a number that none has.
+  uint32_t weight(uint32_t number) const;
 
   /// Adds a list built from operands at each call. Returns its index.
   uint32_t add_list(c10::TypePtr element_type, std::vector<Operand> elements);
@@ -107,14 +113,24 @@ class Program {
   /// Which slots have a value that was not moved out, at one point of the code.
   using Live = std::vector<bool>;
 
-  void count_slots(const Code& code);
+  void count_slots(const Code& code, size_t& results);
   void check(const Code& code, Live& live);
   void check(const Operand& operand, Live& live);
   void execute(const Code& code, Frame& frame) const;
   void step(const Instruction& instruction, Frame& frame) const;
-  void check_writes(const Instruction& instruction, const Frame& frame) const;
+  void check_weights() const;
+  void check_writes(const Instruction& instruction, Frame& frame) const;
   c10::IValue read(const Operand& operand, Frame& frame) const;
   c10::IValue build_list(uint32_t index, Frame& frame) const;
+
+  struct Weight {
+    std::string name;
+    uint32_t constant;
+    at::ScalarType dtype;
+    c10::Device device;
+    c10::Layout layout;
+    at::DimVector sizes;
+  };
 
   struct List {
     c10::TypePtr element_type;
@@ -126,7 +142,7 @@ class Program {
   Live live_;             // at the end of the code
   std::vector<c10::IValue> constants_;
   std::vector<List> lists_;
-  std::unordered_set<const void*> weight_storages_;
+  std::vector<Weight> weights_;
   Code code_;
   std::vector<Operand> outputs_;
 };

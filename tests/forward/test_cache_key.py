@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchgil.forward import inductor
 from torchgil.forward.inductor import _key
 from torchgil.forward.inputs import plan_inputs
+from torchgil.forward.machine import check_machine
 from torchgil.forward.manifest import Manifest
 
 
@@ -25,6 +27,41 @@ def key(function: Callable[[Tensor], Any], x: Tensor | None = None, weight: floa
 
     program = torch.export.export(Model().eval(), (torch.ones(3) if x is None else x,))
     return _key(program, Manifest.of(program, plan_inputs(program)).dumps())
+
+
+@pytest.mark.parametrize("other", [(9, 0), (8, 6)])
+def test_another_gpu_has_another_key(monkeypatch: pytest.MonkeyPatch, other: tuple[int, int]) -> None:
+    monkeypatch.setattr(inductor, "devices", lambda program: {torch.device("cuda", 0), torch.device("cpu")})
+    keys = []
+    for capability in ((8, 0), (8, 0), other):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        keys.append(key(without_grad(2)))
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("made_for", "here", "runs"),
+    [
+        ("80", (8, 0), True),
+        ("80", (8, 6), True),
+        ("86", (8, 0), False),
+        ("80", (9, 0), False),
+        ("100", (12, 0), False),
+    ],
+)
+def test_a_package_for_another_gpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch, made_for: str, here: tuple[int, int], runs: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: here)
+    metadata = {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": made_for}
+    if runs:
+        check_machine("model.pt2", metadata)
+    else:
+        with pytest.raises(
+            RuntimeError, match=f"'model.pt2' was compiled for a cuda device of .* {made_for}, and"
+        ):
+            check_machine("model.pt2", metadata)
 
 
 def without_grad(factor: float) -> Callable[[Tensor], Tensor]:

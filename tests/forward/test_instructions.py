@@ -127,6 +127,22 @@ def graph_of(code: list[Any], outputs: list[Any]) -> Any:
         ([step(), step(operands=[("last", 0)], outputs=(1,))], [("slot", 0)], "slot 0 is read"),
         ([step()], [("last", 0), ("last", 0)], "slot 0 is read, and has no value"),
         ([step(operands=[("weight", 3)])], [], "no weight 3"),
+        ([step(operands=[("weight", -1)])], [], "no weight -1"),
+        ([step(operands=[("weight", 2**40)])], [], "no weight 1099511627776"),
+        (
+            [step("aten::cat", operands=[("list", [("weight", 10**6)]), ("constant", 0)])],
+            [],
+            "no weight 1000000",
+        ),
+        ([step("add", None, operands=[("list", [("weight", 10**6)])])], [], "no weight 1000000"),
+        ([step()], [("list", [("weight", 10**6)])], "no weight 1000000"),
+        ([step()], [("weight", 7)], "no weight 7"),
+        ([step(operands=[("slot", -1)])], [], "no slot -1"),
+        ([step(operands=[("input", -1)])], [], "no input -1"),
+        ([step(operands=[("input", 2**32)])], [], "no input 4294967296"),
+        ([step(outputs=(-2,))], [], "no slot -2"),
+        ([step(outputs=(2**31,))], [], "no slot 2147483648"),
+        ([step(outputs=(2**31 - 1,))], [], "no slot 2147483647"),
         ([step(operands=[])], [], "aten::neg takes 1 arguments, got 0"),
         ([step(operands=[("input", 0)] * 2)], [], "aten::neg takes 1 arguments, got 2"),
         ([step(outputs=(None, 0))], [], "node has no result 1"),
@@ -140,6 +156,12 @@ def graph_of(code: list[Any], outputs: list[Any]) -> Any:
 def test_code_that_could_not_run_is_refused(code: Any, outputs: Any, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         graph_of(code, outputs)
+
+
+def test_an_int_of_more_than_64_bits_is_named() -> None:
+    for operand in (("constant", 2**63), ("list", [("constant", 2**63)]), ("weight", 2**70)):
+        with pytest.raises(OverflowError, match=r"the int \d+ does not fit into 64 bits"):
+            graph_of([step("add", None, operands=[operand])], [])
 
 
 def test_nothing_runs_of_what_is_refused() -> None:

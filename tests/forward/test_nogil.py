@@ -72,8 +72,6 @@ def test_weights_are_shared_and_changes_in_place_are_seen() -> None:
     with torch.no_grad():
         model[2].bias.add_(1)
     torch.testing.assert_close(forward(x), before + 1)
-    model[2].bias = nn.Parameter(torch.zeros(4))  # another tensor: not seen
-    torch.testing.assert_close(forward(x), before + 1)
 
 
 def test_results_that_are_inputs_or_weights_are_the_same_objects() -> None:

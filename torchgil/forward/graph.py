@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +28,8 @@ def build(plan: Plan, inputs: InputPlan, weights: Sequence[torch.Tensor]) -> Any
     """
     graph = C.Graph()
     add_checks(graph, inputs)
-    for weight in weights:
-        graph.add_weight(weight)
+    for name, weight in zip(plan.weights, weights, strict=True):
+        graph.add_weight(name, weight)
     graph.set_code(encode(plan.code))
     graph.set_outputs([_encode(output) for output in plan.outputs if not isinstance(output, Constant)])
     return graph
@@ -38,7 +37,10 @@ def build(plan: Plan, inputs: InputPlan, weights: Sequence[torch.Tensor]) -> Any
 
 def add_checks(arguments: Any, inputs: InputPlan) -> None:
     """Give a `Graph` or `Package` of the extension the checks of its arguments."""
-    dimensions = {key: arguments.add_dimension(d.name, d.low, d.high) for key, d in inputs.dimensions.items()}
+    dimensions = {
+        key: arguments.add_dimension(d.name, -(2**63) if d.low is None else d.low, d.high)
+        for key, d in inputs.dimensions.items()
+    }
     for leaf in inputs.leaves:
         if leaf.dtype is not None:
             sizes = [size if isinstance(size, int) else -1 - dimensions[size] for size in leaf.sizes]
@@ -82,8 +84,6 @@ def _encode(operand: Operand) -> tuple[str, Any]:
         case Weight(index):
             return ("weight", index)
         case Constant(value):
-            # export writes "to the end" of a slice as sys.maxsize, which fits
-            assert not isinstance(value, int) or abs(value) <= sys.maxsize + 1
             return ("constant", value)
         case Default():
             return ("default", None)

@@ -19,7 +19,8 @@ from torchgil._version import __version__
 from torchgil.forward.archive import damage
 from torchgil.forward.exporting import alone
 from torchgil.forward.inputs import plan_inputs
-from torchgil.forward.instructions import plan
+from torchgil.forward.instructions import devices, plan
+from torchgil.forward.machine import target
 from torchgil.forward.manifest import METADATA_KEY, Manifest
 from torchgil.forward.package import PackageForward
 
@@ -57,7 +58,7 @@ def compile_forward(
         RuntimeError: There is no C++ compiler, or it failed.
     """
     plan(program)  # what is unsafe between threads is so here too
-    manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes))
+    manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes, signature))
     text = manifest.dumps()
 
     def load(path: Path) -> PackageForward:
@@ -121,9 +122,9 @@ def _say(text: str) -> None:
 
 
 def _key(program: ExportedProgram, manifest: str) -> str:
-    """A name for what is compiled: graph, weights, torch and processor."""
+    """A name for what is compiled: graph, weights, torch, processor and, of a GPU, its compute capability."""
     digest = hashlib.sha256()
-    for part in (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), manifest):
+    for part in (__version__, torch.__version__, target(devices(program)), manifest):
         digest.update(part.encode())
     digest.update(str(program.call_spec).encode())  # one graph may return a tensor, a tuple or a dictionary
     for name, module in program.graph_module.named_modules():  # a region, as of no_grad, is one of its own

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch.export.graph_signature import InputKind, OutputKind
 
 from torchgil.forward.builtins import BUILTINS
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-__all__ = ["plan"]
+__all__ = ["devices", "plan"]
 
 
 def plan(program: ExportedProgram) -> Plan:
@@ -64,6 +65,13 @@ def plan(program: ExportedProgram) -> Plan:
     )
 
 
+def devices(program: ExportedProgram) -> set[torch.device]:
+    """The devices that the program has tensors on."""
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    values = pytree.tree_leaves([node.meta.get("val") for graph in graphs for node in graph.nodes])
+    return {value.device for value in values if isinstance(value, torch.Tensor)}
+
+
 class _Lowering:
     """Walks the nodes; values are numbered once each (slots come after, in `Slots`)."""
 
@@ -93,6 +101,8 @@ class _Lowering:
                 self.roots.add(env[node], f"the input '{node.name}'")
                 users += 1
             elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                if not node.users:  # export lists all that the model has
+                    continue
                 env[node] = Weight(len(self.weights))
                 self.weights.append(str(spec.target))
                 self.roots.add(env[node], f"the {spec.kind.name.lower().replace('_', ' ')} '{spec.target}'")

@@ -8,14 +8,15 @@ import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.utils._pytree as pytree
 
 from torchgil.forward.exporting import exported, load, save
 from torchgil.forward.graph import build
 from torchgil.forward.inputs import InputPlan, plan_inputs
-from torchgil.forward.instructions import plan
+from torchgil.forward.instructions import devices, plan
 from torchgil.forward.operands import Constant, Plan
+from torchgil.forward.options import check_cache_dir, check_dynamic_shapes, check_flag, check_runners
 from torchgil.forward.structure import Arguments, Results
+from torchgil.forward.weights import Watch, weight_of
 from torchgil.priority import priority_unavailable
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ def nogil(
 
     Raises:
         NotImplementedError: The graph cannot be run so; the message names the node, its line and what to do.
-        ValueError: An argument of this function does not fit the others, or an exported program's graph was
-            changed so that it is none any more; the message names the node.
+        TypeError: An argument of this function is of another type; the message names it.
+        ValueError: An argument of this function does not fit the others, an exported program was exported
+            with one tensor for two arguments, or its graph was changed so that it is none any more; the
+            message names the node.
 
     Example:
         >>> import torch, torchgil
@@ -75,17 +78,30 @@ def nogil(
         >>> forward(torch.ones(2, 4)).shape
         torch.Size([2, 4])
     """
-    if backend not in ("graph", "inductor"):
+    if not isinstance(backend, str) or backend not in ("graph", "inductor"):
         raise ValueError(f"nogil: backend must be 'graph' or 'inductor', got {backend!r}")
+    check_flag("nogil", "gil_priority", gil_priority)
+    check_dynamic_shapes(dynamic_shapes)
     if backend == "graph" and (runners is not None or cache_dir is not None):
         raise ValueError(
             "nogil: runners and cache_dir are for backend='inductor'; the graph backend compiles nothing, "
             "and runs any number of calls at once"
         )
+    if runners is not None:
+        check_runners("nogil", runners)
+    if cache_dir is not None:
+        check_cache_dir(cache_dir)
+    if isinstance(dynamic_shapes, torch.export.ShapesCollection):
+        # It knows the examples by their identity, and some may be exported as copies.
+        dynamic_shapes = dynamic_shapes.dynamic_shapes(model, args, kwargs)
     program, signature = exported(model, args, kwargs, dynamic_shapes)
     if backend == "graph":
         return GraphForward(
-            program, dynamic_shapes=dynamic_shapes, signature=signature, gil_priority=gil_priority
+            program,
+            dynamic_shapes=dynamic_shapes,
+            signature=signature,
+            model=model if isinstance(model, torch.nn.Module) else None,
+            gil_priority=gil_priority,
         )
     from torchgil.forward.inductor import compile_forward
 
@@ -117,14 +133,17 @@ class GraphForward:
         *,
         dynamic_shapes: Any = None,
         signature: inspect.Signature | None = None,
+        model: nn.Module | None = None,
         gil_priority: bool = True,
     ) -> None:
         self.exported_program = program
         self._plan: Plan = plan(program)
-        self._inputs: InputPlan = plan_inputs(program, dynamic_shapes)
+        self._inputs: InputPlan = plan_inputs(program, dynamic_shapes, signature)
         self._dynamic_shapes = dynamic_shapes
         self._signature = signature
-        self._graph = build(self._plan, self._inputs, [_weight(program, name) for name in self._plan.weights])
+        weights = {name: weight_of(program, name) for name in self._plan.weights}
+        self._watch = Watch(model, weights) if model is not None else None
+        self._graph = build(self._plan, self._inputs, list(weights.values()))
         self._graph.gil_priority = gil_priority and priority_unavailable() is None
         self._run = self._graph.run
         in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
@@ -143,6 +162,8 @@ class GraphForward:
 
     # GIL: held on entry, released once while the graph runs.
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._watch is not None:
+            self._watch.check()
         return self._unflatten(self._run(self._flatten(args, kwargs)))
 
     def __repr__(self) -> str:
@@ -174,21 +195,10 @@ def _load(
     )
 
 
-def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
-    for holder in (program.state_dict, program.constants):
-        if (weight := holder.get(name)) is not None:
-            if not isinstance(weight, torch.Tensor):
-                raise NotImplementedError(
-                    f"nogil: the constant {name!r} is no tensor but {type(weight).__name__}"
-                )
-            # a lifted constant that requires grad: ExportedProgram.module() detaches it too
-            return weight.detach() if weight.requires_grad and holder is program.constants else weight
-    raise ValueError(f"nogil: the exported program holds no tensor {name!r}")
-
-
 def _python_ops(plan: Plan, program: ExportedProgram) -> tuple[str, ...]:
     """Operators with a Python kernel, by `torch.library`, for a device that the program has tensors on."""
-    keys = [torch._C._dispatch_key_for_device(device) for device in sorted(_devices(program))]
+    kinds = sorted({device.type for device in devices(program)})
+    keys = [torch._C._dispatch_key_for_device(device) for device in kinds]
     return tuple(
         name + (f".{overload}" if overload else "")
         for name, overload in plan.ops
@@ -203,12 +213,6 @@ def _is_python(name: str, overload: str, key: str) -> bool:
         if torch._C._dispatch_has_kernel_for_dispatch_key(op, registered):
             return f"{op.replace('::', '/')}/{registered}" in torch.library._impls
     return False
-
-
-def _devices(program: ExportedProgram) -> set[str]:
-    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    values = pytree.tree_leaves([node.meta.get("val") for graph in graphs for node in graph.nodes])
-    return {value.device.type for value in values if isinstance(value, torch.Tensor)}
 
 
 def _describe_leaf(plan: InputPlan) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import sys
 import tempfile
 import weakref
 import zipfile
@@ -19,7 +17,9 @@ import torch.utils._pytree as pytree
 from torchgil._build import C
 from torchgil.forward.archive import damage
 from torchgil.forward.graph import add_checks
+from torchgil.forward.machine import check_machine
 from torchgil.forward.manifest import METADATA_KEY, Manifest
+from torchgil.forward.options import check_flag, check_path, check_runners
 from torchgil.forward.structure import Arguments, Results
 from torchgil.forward.torch_compat import LOADS_FOLDERS
 from torchgil.priority import priority_unavailable
@@ -59,6 +59,7 @@ def load_package(
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: An argument is of another type; the message names it.
         ValueError: It is no complete package, or a damaged one, or one without its weights, or `runners` is
             less than one.
         RuntimeError: It was compiled for another device or machine.
@@ -93,9 +94,10 @@ class PackageForward:
         signature: Any = None,
         gil_priority: bool = True,
     ) -> None:
+        check_path("load_package", "path", path)
+        check_flag("load_package", "gil_priority", gil_priority)
         self.runners = usable_cores() if runners is None else runners
-        if self.runners < 1:
-            raise ValueError(f"load_package: runners must be at least 1, got {self.runners}")
+        check_runners("load_package", self.runners)
         self.path = os.fspath(path)
         self.metadata = _inspect(Path(path))
         self._package = _load(self.path, self.runners)
@@ -192,7 +194,7 @@ def _inspect(path: Path) -> dict[str, str]:
                         f"load_package: {str(path)!r} has a file {inner} that is no JSON ({error}); make the "
                         "package anew"
                     ) from error
-    _check_machine(path, metadata)
+    check_machine(str(path), metadata)
     return metadata
 
 
@@ -218,21 +220,3 @@ def _load(path: str, runners: int) -> Any:
             )
         weakref.finalize(package, folder.pop_all().close)
     return package
-
-
-def _check_machine(path: Path, metadata: dict[str, str]) -> None:
-    device = metadata.get("AOTI_DEVICE_KEY", "cpu")
-    if device != "cpu" and not getattr(torch, device).is_available():
-        raise RuntimeError(
-            f"load_package: {str(path)!r} was compiled for {device}, and there is no such device here"
-        )
-    for key, here in (("AOTI_PLATFORM", sys.platform), ("AOTI_MACHINE", platform.machine())):
-        if metadata.get(key, here) != here:
-            raise RuntimeError(
-                f"load_package: {str(path)!r} was compiled for {metadata[key]}, and this is {here}"
-            )
-    instructions = metadata.get("AOTI_CPU_ISA", "").split()
-    if "AVX512" in instructions and torch.backends.cpu.get_cpu_capability() != "AVX512":
-        raise RuntimeError(
-            f"load_package: {str(path)!r} was compiled for AVX-512, which this processor lacks"
-        )

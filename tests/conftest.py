@@ -16,7 +16,7 @@ import pytest
 
 from tests.zygote import Child, zygote
 
-pytest_plugins = ["tests.support.retries"]
+pytest_plugins = ["tests.support.markers", "tests.support.retries"]
 
 # A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
 # handler they do not. So the tests that interrupt a child also run under `make test &`.

@@ -177,6 +177,13 @@ def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page):
     assert dead_links(page) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_test_that_a_page_names_is_there(page):
+    named_here = re.findall(r"`((?:[\w-]+/)*test_\w+\.py)(?:::\w+)?`", page.read_text())
+    folders = (ROOT, ROOT / "tests", ROOT / "examples/my_op", ROOT / "examples")
+    assert [file for file in named_here if not any((f / file).exists() for f in folders)] == []
+
+
 def test_a_dead_link_is_found(tmp_path):
     (tmp_path / "other.md").write_text("# A heading, with `code`\n```\n# no heading\n```\n")
     page = tmp_path / "page.md"

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -101,13 +102,43 @@ class PyProber {
     return prober_ && getpid() == started_in_ ? prober_->knocks() : 0;
   }
 
+  /// The calling thread begins: its end is wanted, too. GIL: held.
+  bool thread_begins(const py::object& name) {
+    return true;
+  }
+
+  /// GIL: held throughout.
+  void thread_ends(py::object name) {
+    ended_[ended_count_++ % ended_.size()] = {
+        PyThreadState_Get(), Clock::now(), std::move(name)};
+  }
+
  private:
+  /// A thread that has ended; another may have its PyThreadState's memory.
+  struct Ended {
+    const void* state = nullptr;
+    Clock::time_point when{};
+    py::object name = py::str();
+  };
+
+  /// Who held it. GIL: held throughout.
+  Culprit culprit_of(const Hold& hold) const {
+    for (const Ended& thread : ended_) {
+      if (thread.state == hold.holder && thread.when >= hold.first) {
+        Culprit culprit;
+        culprit.name = thread.name;
+        return culprit;
+      }
+    }
+    return look_up_culprit(hold.holder, threads_);
+  }
+
   /// GIL: held throughout, by the knocker.
   void call_report(const Hold& hold) noexcept {
     try {
       const CollectionPaused paused;
       // First of all, while the culprit is where it gave way.
-      const Culprit culprit = look_up_culprit(hold.holder, threads_);
+      const Culprit culprit = culprit_of(hold);
       Clock::duration queued{};
       if (auto before = hold.queued_before.find(culprit.native_id);
           before != hold.queued_before.end()) {
@@ -155,6 +186,8 @@ class PyProber {
   const py::list totals_;
   const py::object switch_interval_; // the user may change it at any time
   std::optional<collections::Client> collections_{std::in_place};
+  std::array<Ended, 64> ended_; // a ring: a hold is reported soon
+  size_t ended_count_ = 0;
   std::unique_ptr<Prober> prober_; // last: its threads use the rest
 };
 
@@ -186,6 +219,8 @@ void register_prober(py::module_& m) {
           py::arg("sinks"),
           py::arg("totals"))
       .def("stop", &PyProber::stop)
+      .def("thread_begins", &PyProber::thread_begins, py::arg("name"))
+      .def("thread_ends", &PyProber::thread_ends, py::arg("name"))
       .def_property_readonly("knocks", &PyProber::knocks);
 }
 

@@ -70,7 +70,7 @@ def picture(figures: Figures) -> str:
     recording = figures.recording
     begin, end = recording.start_ns, max(recording.complete_until_ns, recording.start_ns + 1)
     rows = [
-        (thread.name, segments)
+        (thread, segments)
         for thread, segments in zip(recording.threads, figures.segments, strict=True)
         if segments
     ][:_ROWS]
@@ -80,18 +80,26 @@ def picture(figures: Figures) -> str:
         'style="max-width:100%;font:12px sans-serif" xmlns="http://www.w3.org/2000/svg">'
         "<title>Who held the GIL when</title>"
     ]
-    for number, (name, segments) in enumerate(rows):
+    for number, (thread, segments) in enumerate(rows):
         y = number * _ROW + 4
-        short = name if len(name) <= 22 else name[:19] + "..."
+        short = thread.name if len(thread.name) <= 22 else thread.name[:19] + "..."
         parts.append(_words(_NAME - 8, y + 13, short, "end"))
         parts += [
             f'<rect x="{left:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{colour}"/>'
             for left, width, colour in _stripes(segments, begin, end)
         ]
+        scale = (_WIDTH - _NAME) / (end - begin)
+        parts += [
+            f'<rect x="{_NAME + (start - begin) * scale:.1f}" y="{y + 19}" '
+            f'width="{max((stop - start) * scale, 0.5):.1f}" height="4" fill="{timeline.COLLECTING[1]}"/>'
+            for start, stop in timeline.longest(thread, segments)
+        ]
     y = len(rows) * _ROW + 16
     parts += [_words(_NAME, y, "0", "start"), _words(_WIDTH, y, text.duration((end - begin) * 1e-9), "end")]
     x = _NAME
-    for name, _, colour in timeline.STATES.values():
+    legend = [(name, colour) for name, _, colour in timeline.STATES.values()]
+    legend += [timeline.COLLECTING] if figures.collections.count else []
+    for name, colour in legend:
         parts.append(f'<rect x="{x}" y="{y + 10}" width="12" height="12" fill="{colour}"/>')
         parts.append(_words(x + 17, y + 20, name, "start"))
         x += 100

@@ -7,10 +7,11 @@ from os import PathLike
 from typing import Any
 
 from torchgil._files import save_figure
+from torchgil.tracing.collecting import intervals
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
 
-__all__ = ["STATES", "chrome_trace", "colours", "draw", "op_slices"]
+__all__ = ["COLLECTING", "STATES", "chrome_trace", "colours", "draw", "longest", "op_slices"]
 
 # What torch.profiler counts its time stamps from: the start of the quarter of a
 # Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
@@ -24,6 +25,7 @@ STATES = {
     State.WAIT: ("waiting", "bad", "#f0a830"),
     State.PREEMPTED: ("preempted", "grey", "#8e7cc3"),
 }
+COLLECTING = ("collecting garbage", "#00838f")  # a line along the states
 
 
 def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[int, int, str, int, bool]]:
@@ -116,6 +118,10 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
             interpolation="nearest",
         )
         _draw_ops(axes, recording, thread, y, begin, span_ms)
+        collected = [
+            ((start - begin) / 1e6, (stop - start) / 1e6) for start, stop in longest(thread, segments)
+        ]
+        axes.broken_barh(collected, (y + 0.3, 0.08), color=COLLECTING[1], linewidth=0)
     axes.set_xlim(0, span_ms)
     axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
     axes.set_yticks(range(len(rows)), [thread.name for thread, _ in reversed(rows)])
@@ -124,8 +130,15 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     handles = [Patch(color=colour, label=name) for name, _, colour in STATES.values()]
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)
+    handles += [Patch(color=COLLECTING[1], label=COLLECTING[0])] if report.collections.count else []
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
     save_figure(figure, path, dpi=150)
+
+
+def longest(thread: ThreadRecording, segments: list[Segment]) -> list[tuple[int, int]]:
+    """Start and end of a thread's garbage collections, those alone that one could see in a picture."""
+    found = [(start, end) for start, end, _ in intervals(thread, segments)]
+    return sorted(sorted(found, key=lambda one: one[0] - one[1])[:500])
 
 
 def colours(segments: list[Segment], begin: int, end: int, width: int) -> list[str]:

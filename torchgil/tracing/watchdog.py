@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from traceback import FrameSummary, StackSummary
 
 from torchgil._build import C
-from torchgil.tracing import extension, html
+from torchgil.tracing import extension, html, thread_life
 from torchgil.tracing.background import Background
 from torchgil.tracing.extension import Extension
 from torchgil.tracing.figures import NO_COLLECTIONS, Collections
@@ -166,7 +166,7 @@ class Watchdog(Background["_Session"]):
     that is just over the threshold is met now and then. Python code that calls nothing
     slow, but whose thread the operating system takes off its core, is not a hold.
     A thread that ends right after a hold can be gone before anybody looked, rarely where the main thread is
-    the only one to wait for the GIL: the hold is reported, without line and name.
+    the only one to wait for the GIL: the hold is reported, with its name and without a line.
 
     Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
     stops by itself at interpreter exit. In the child of a fork it is stopped, and
@@ -267,6 +267,7 @@ class _Session:
         except BaseException:
             self._told.put(None)
             raise
+        thread_life.listen(self.prober)
 
     def _tell(self) -> None:
         while (report := self._told.get()) is not None:
@@ -277,6 +278,7 @@ class _Session:
 
     def stop(self) -> None:
         self.prober.stop()
+        thread_life.leave(self.prober)
         self._told.put(None)
         if threading.current_thread() is self._teller:
             return  # on_hold stops its own watchdog: the thread ends once it returns

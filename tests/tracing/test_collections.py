@@ -7,17 +7,20 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
 import torchgil
-from tests.conftest import run_in_child
+from tests.conftest import run_in_child, run_torchgil
 from tests.tracing.loads import threads
 from tests.tracing.reading import me
 from torchgil import held, released
 from torchgil.tracing import Report
+
+pytest_plugins = ["pytester"]
 
 OURS = "torchgil_sees_collections"
 MEND = "gc.freeze()"
@@ -37,6 +40,10 @@ def many_objects() -> Iterator[list[list[object]]]:
         each.clear()
     if enabled:
         gc.enable()
+
+
+def plugin_is_installed() -> bool:
+    return any(entry.name == "torchgil" for entry in metadata.entry_points(group="pytest11"))
 
 
 def registered() -> int:
@@ -339,3 +346,53 @@ def test_the_youngest_ones_count_as_well() -> None:
         if enabled:
             gc.enable()
     assert (seen.count, seen.generation) == (50, 0)
+
+
+def test_the_command_and_its_file_say_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gc\n"
+        "gc.disable()\n"
+        "rows = [[] for _ in range(600_000)]\n"
+        "for row in rows: row.append(rows)\n"
+        "gc.collect()\n"
+    )
+    done = run_torchgil("audit", "--json", tmp_path / "out.json", "--fail-if-held", "30ms", script)
+    assert done.exit_code == 3, done
+    assert "a garbage collection of generation 2, " in done.stderr
+    assert MEND in done.stderr
+    assert "script.py:5 in <module>: gc.collect()" in done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["collections"]["generation"] == 2
+
+
+def test_the_plugin_says_so_where_a_test_fails(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        """
+        import gc
+        import pytest
+        import torchgil
+
+        gc.disable()
+        ROWS = [[] for _ in range(600_000)]
+        for row in ROWS:
+            row.append(ROWS)
+
+        @pytest.mark.releases_gil(min_free=0.9)
+        def test_it():
+            torchgil.released.sleep(0.02)
+            gc.collect()
+        """
+    )
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    options = [] if plugin_is_installed() else ["-p", "torchgil.pytest_plugin"]
+    result = pytester.runpytest_subprocess(*options, timeout=240)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "in it: a garbage collection of generation 2, *Of the other*was free",
+            f"hint: {MEND}*",
+            "line MainThread held the GIL*(a garbage collection of generation 2, *",
+        ]
+    )

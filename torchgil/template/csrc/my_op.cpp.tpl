@@ -52,12 +52,7 @@ Tensor softsign_meta(const Tensor& x) {
 // ---- The op as a C++ function that goes through torch's dispatcher, so that
 // autograd, modes and profilers see the call.
 
-Tensor softsign(const Tensor& x) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("my_op::softsign", "")
-                             .typed<Tensor(const Tensor&)>();
-  return op.call(x);
-}
+Tensor softsign(const Tensor& x);
 
 // ---- The derivative, 1 / (1 + |x|)^2.
 
@@ -92,6 +87,22 @@ double softsign_seconds(const Tensor& x) {
 TORCH_LIBRARY(my_op, m) {
   m.def("softsign(Tensor x) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
+
+namespace {
+
+// Looked up as the extension is loaded, once the lines above have defined it. A
+// static variable in the function would be initialised at the first call, under
+// a lock that the child of a fork at that moment finds taken for good.
+const auto softsign_op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("my_op::softsign", "")
+                             .typed<Tensor(const Tensor&)>();
+
+Tensor softsign(const Tensor& x) {
+  return softsign_op.call(x);
+}
+
+} // namespace
+
 TORCH_LIBRARY_IMPL(my_op, CPU, m) {
   m.impl("softsign", &softsign_cpu);
 }

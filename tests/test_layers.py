@@ -29,6 +29,7 @@ MAY_INCLUDE = {
 # The C++ files that may see Python, besides every bindings.cpp.
 MAY_SEE_PYTHON = {
     "csrc/module.cpp",
+    "csrc/redirect/redirect.cpp",  # gives the GIL up while it waits for the loader
     "csrc/priority/mark.h",  # a release window
     "csrc/priority/priority.cpp",  # the entry points that end one
 }

@@ -15,7 +15,8 @@ namespace torchgil {
 namespace {
 
 /// What gil_priority() returns, but for being a decorator: the blocks that it
-/// has open, each with the thread that entered it. GIL: held throughout.
+/// has open, each with the thread that entered it. GIL: held, but where a
+/// thread's first block gives it up.
 ///
 /// A type of the interpreter's own: with one of pybind11's a block takes three
 /// times as long.
@@ -33,16 +34,26 @@ PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
 
 void destroy(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
-  std::destroy_at(&reinterpret_cast<Blocks*>(self)->open);
+  auto& open = reinterpret_cast<Blocks*>(self)->open;
+  for (const auto& block : open) {
+    priority::leave(block.second); // nobody can any more
+  }
+  std::destroy_at(&open);
   type->tp_free(self);
   Py_DECREF(type);
 }
 
 PyObject* enter(PyObject* self, PyObject*) {
-  auto& open = reinterpret_cast<Blocks*>(self)->open;
   try {
-    open.reserve(open.size() + 1);
-    open.emplace_back(std::this_thread::get_id(), priority::enter());
+    // First, for it may give the GIL up: then another thread may enter, too.
+    priority::Depth depth = priority::enter();
+    try {
+      reinterpret_cast<Blocks*>(self)->open.emplace_back(
+          std::this_thread::get_id(), depth);
+    } catch (...) {
+      priority::leave(depth);
+      throw;
+    }
   } catch (const std::bad_alloc&) {
     return PyErr_NoMemory();
   }

@@ -3,6 +3,7 @@
 
 #include <torchgil/gil.h>
 
+#include "initial_exec.h"
 #include "priority/balance.h"
 
 #include <cstdint>
@@ -18,6 +19,7 @@ enum class Mark : uint8_t {
   kAsked, // the next wait is one, and woken before those that did not ask
 };
 
+TORCHGIL_INITIAL_EXEC
 inline constinit thread_local Mark mark = Mark::kNone;
 inline constinit Balance balance;
 

@@ -22,12 +22,15 @@
 
 #include "priority/priority.h"
 
+#include "initial_exec.h"
 #include "priority/mark.h"
 #include "redirect/redirect.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <time.h>
+
+#include <new>
 
 namespace torchgil::priority {
 namespace {
@@ -42,34 +45,76 @@ std::atomic<uint64_t> answered{0};
 std::atomic<uint64_t> waited_first{0};
 
 // Null in a thread that never had priority, and once it is ending.
+TORCHGIL_INITIAL_EXEC
 constinit thread_local std::atomic<int64_t>* depth = nullptr;
 
 // The thread's own, shared with the blocks that it is in: one of them may end
-// on another thread, as a generator's that is collected there.
-struct OwnDepth {
-  Depth shared = std::make_shared<std::atomic<int64_t>>(0);
-  OwnDepth() {
-    depth = shared.get();
+// on another thread, as a generator's that is collected there. A thread-local
+// variable with a destructor would wait for the loader's lock at its first use,
+// with the GIL held.
+pthread_key_t own_depth_key;
+const int own_depth_made = pthread_key_create(&own_depth_key, [](void* own) {
+  depth = nullptr;
+  delete static_cast<Depth*>(own);
+});
+
+const Depth& own_depth() {
+  auto* own = static_cast<Depth*>(pthread_getspecific(own_depth_key));
+  if (!own) {
+    auto made =
+        std::make_unique<Depth>(std::make_shared<std::atomic<int64_t>>(0));
+    if (pthread_setspecific(own_depth_key, made.get()) != 0) {
+      throw std::bad_alloc();
+    }
+    own = made.release();
+    depth = own->get();
   }
-  ~OwnDepth() {
-    depth = nullptr;
-  }
-};
+  return *own;
+}
 
 bool thread_has_priority() {
   return depth && depth->load(std::memory_order_relaxed) > 0;
 }
 
-/// A thread with priority that has asked and waits, on its stack.
-struct Waiter {
-  pthread_cond_t woken;
-  Waiter* next = nullptr;
-};
-
 // The condition that a release of the GIL signals. Of one GIL alone: with
 // several, those of sub-interpreters, the others' threads wait in line.
 std::atomic<pthread_cond_t*> gil_cond{nullptr};
-Waiter* first_waiter = nullptr; // under the GIL's mutex, as is every change
+
+/// A thread with priority that has asked and waits, on its stack and in the
+/// line of those that do. A thread that is ended in its wait leaves the line,
+/// too. Under the GIL's mutex.
+struct Waiter {
+  pthread_cond_t woken;
+  Waiter* next = nullptr;
+
+  Waiter() {
+    pthread_condattr_t clock; // the interpreter's own
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&woken, &clock);
+    *place_of(nullptr) = this;
+  }
+  ~Waiter() {
+    *place_of(this) = next;
+    pthread_cond_destroy(&woken);
+  }
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+
+  static Waiter* first;
+
+ private:
+  // What points at it; at nobody: the end of the line.
+  static Waiter** place_of(const Waiter* waiter) {
+    Waiter** place = &first;
+    while (*place != waiter) {
+      place = &(*place)->next;
+    }
+    return place;
+  }
+};
+
+constinit Waiter* Waiter::first = nullptr;
 
 bool is_known_gil(pthread_cond_t* cond) {
   pthread_cond_t* known = nullptr;
@@ -119,23 +164,7 @@ int wait_first(
     return wait_asked(cond, mutex, until);
   }
   Waiter self;
-  pthread_condattr_t clock; // the interpreter's own
-  pthread_condattr_init(&clock);
-  pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-  pthread_cond_init(&self.woken, &clock);
-  Waiter** place = &first_waiter;
-  while (*place) {
-    place = &(*place)->next;
-  }
-  *place = &self;
-  const int result = wait_asked(&self.woken, mutex, until);
-  place = &first_waiter;
-  while (*place != &self) {
-    place = &(*place)->next;
-  }
-  *place = self.next;
-  pthread_cond_destroy(&self.woken);
-  return result;
+  return wait_asked(&self.woken, mutex, until);
 }
 
 // The interpreter calls these with the GIL's mutex held, the first in
@@ -162,9 +191,9 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
 
 int signal(pthread_cond_t* cond) {
   if (cond == gil_cond.load(std::memory_order_relaxed)) {
-    balance.released(first_waiter != nullptr);
-    if (first_waiter) {
-      return next_signal(&first_waiter->woken);
+    balance.released(Waiter::first != nullptr);
+    if (Waiter::first) {
+      return next_signal(&Waiter::first->woken);
     }
   }
   return next_signal(cond);
@@ -172,7 +201,7 @@ int signal(pthread_cond_t* cond) {
 
 // The threads that waited stayed in the parent.
 const int fork_handler =
-    pthread_atfork(nullptr, nullptr, [] { first_waiter = nullptr; });
+    pthread_atfork(nullptr, nullptr, [] { Waiter::first = nullptr; });
 
 // The entry points that end a window. GIL: as the function of the same name has
 // it. No noexcept: at interpreter exit these end the thread by unwinding it.
@@ -218,7 +247,7 @@ redirect::Client& entry_points = *new redirect::Client(
         redirect::hook("PyGILState_Ensure", next_ensure, &ensure),
     });
 
-const char* redirect_wait_once() {
+const char* try_to_redirect() {
 #ifdef Py_GIL_DISABLED
   return "this build of Python has no GIL";
 #else
@@ -227,7 +256,7 @@ const char* redirect_wait_once() {
            "are not ELF for x86-64 or aarch64";
   }
   wait_client.install();
-  if (fork_handler != 0 ||
+  if (fork_handler != 0 || own_depth_made != 0 ||
       !wait_client.covers_interpreter("pthread_cond_timedwait") ||
       !wait_client.covers_interpreter("pthread_cond_signal")) {
     wait_client.uninstall();
@@ -238,33 +267,36 @@ const char* redirect_wait_once() {
 #endif
 }
 
-// Calls of the interpreter's dlopen are followed; what was loaded otherwise is
-// added at a thread's first block: asking the loader at each would take a
-// microsecond. Both GIL: held.
-unsigned long long objects_known = 0;
-
-void redirect_entry_points() {
-  const auto loaded = redirect::objects_ever_loaded();
-  if (loaded != objects_known) {
-    entry_points.install();
-    objects_known = loaded;
-  }
-}
+constexpr char kNotTried[] = "";
+std::atomic<const char*> why_not{kNotTried};
 
 } // namespace
 
+// Not a variable whose initialiser tries it: that would be a lock, under which
+// the GIL is given up. Threads that come at once try it each, and find the
+// same.
 const char* redirect_wait() {
-  static const char* const why_not = redirect_wait_once();
-  return why_not;
+  const char* known = why_not.load(std::memory_order_acquire);
+  if (known == kNotTried) {
+    known = try_to_redirect();
+    why_not.store(known, std::memory_order_release);
+  }
+  return known;
 }
 
 Depth enter() {
-  if (!depth && redirect_wait() == nullptr) {
-    redirect_entry_points();
+  // Calls of the interpreter's dlopen are followed; what was loaded otherwise
+  // is added at a thread's first block: asking the loader at each would take a
+  // microsecond. That gives the GIL up, and gets it back with priority.
+  if (!depth) {
+    const Asks asks;
+    if (redirect_wait() == nullptr) {
+      entry_points.keep_installed();
+    }
   }
-  static thread_local OwnDepth own;
-  ++*own.shared;
-  return own.shared;
+  const Depth& own = own_depth();
+  ++*own;
+  return own;
 }
 
 void leave(const Depth& entered) {

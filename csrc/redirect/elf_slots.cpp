@@ -27,15 +27,53 @@ T* at(const Object& object, uintptr_t address) {
       address < object.base ? object.base + address : address);
 }
 
-void read_relocations(
-    std::vector<Slot>& slots,
-    const Object& object,
+/// The tables of one object that name the functions it calls.
+struct Relocations {
+  const Object& object;
+  const ElfW(Sym) * table;
+  const char* strings;
+};
+
+/// Which functions are looked for. Most relocations are of others, 300,000 in
+/// libtorch alone: the first letter tells nearly all of those.
+class Wanted {
+ public:
+  Wanted(const std::vector<Symbol>& symbols, bool is_interpreter)
+      : symbols_(symbols), is_interpreter_(is_interpreter) {
+    for (const Symbol& symbol : symbols) {
+      begins_[static_cast<unsigned char>(symbol.name[0])] = true;
+    }
+  }
+
+  /// Calls found(index) for each symbol of this name.
+  template <typename Found>
+  bool match(const char* name, Found found) const {
+    if (!begins_[static_cast<unsigned char>(name[0])]) {
+      return true;
+    }
+    for (size_t s = 0; s < symbols_.size(); ++s) {
+      const Symbol& symbol = symbols_[s];
+      if (symbol.name[0] == name[0] &&
+          (!symbol.interpreter_only || is_interpreter_) &&
+          std::strcmp(name, symbol.name) == 0 && !found(s)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  const std::vector<Symbol>& symbols_;
+  const bool is_interpreter_;
+  bool begins_[256] = {};
+};
+
+bool read_relocations(
+    const Relocations& from,
     const ElfW(Rela) * rela,
     size_t count,
-    const ElfW(Sym) * table,
-    const char* strings,
-    const std::vector<Symbol>& symbols,
-    bool is_interpreter) {
+    const Wanted& wanted,
+    Reserved<Slot>& into) {
   for (size_t i = 0; i < count; ++i) {
     const auto type = ELF64_R_TYPE(rela[i].r_info);
     const auto entry = ELF64_R_SYM(rela[i].r_info);
@@ -44,31 +82,27 @@ void read_relocations(
         (type == kDataPointer && rela[i].r_addend != 0)) {
       continue;
     }
-    const char* name = strings + table[entry].st_name;
-    if (name[0] != 'P' && name[0] != 'p' && name[0] != 'd' &&
-        std::strncmp(name, "_ZN2at16", 8) != 0) {
-      continue; // Py..., pthread_..., dlopen, at::init_num_threads: a quick
-                // refusal of the rest
-    }
-    for (size_t s = 0; s < symbols.size(); ++s) {
-      if ((!symbols[s].interpreter_only || is_interpreter) &&
-          std::strcmp(name, symbols[s].name) == 0) {
-        slots.push_back(
-            {reinterpret_cast<void**>(object.base + rela[i].r_offset),
-             s,
-             type == kDataPointer});
-      }
+    const bool fits = wanted.match(
+        from.strings + from.table[entry].st_name, [&](size_t symbol) {
+          return into.add(
+              {reinterpret_cast<void**>(from.object.base + rela[i].r_offset),
+               symbol,
+               type == kDataPointer});
+        });
+    if (!fits) {
+      return false;
     }
   }
+  return true;
 }
 
 } // namespace
 
-std::vector<Slot> find_slots(
+bool find_slots(
     const Object& object,
     const std::vector<Symbol>& symbols,
-    bool is_interpreter) {
-  std::vector<Slot> slots;
+    bool is_interpreter,
+    Reserved<Slot>& into) {
   const ElfW(Dyn)* dynamic = nullptr;
   for (int i = 0; i < object.phdr_count; ++i) {
     if (object.phdr[i].p_type == PT_DYNAMIC) {
@@ -104,24 +138,26 @@ std::vector<Slot> find_slots(
     }
   }
   if (!symtab || !strtab) {
-    return slots;
+    return true;
   }
-  const auto* table = at<const ElfW(Sym)>(object, symtab);
-  const auto* strings = at<const char>(object, strtab);
+  const Relocations from{
+      object,
+      at<const ElfW(Sym)>(object, symtab),
+      at<const char>(object, strtab)};
+  const Wanted wanted(symbols, is_interpreter);
   constexpr size_t kEntry = sizeof(ElfW(Rela));
   const auto read = [&](const ElfW(Rela)* entries, size_t count) {
-    read_relocations(
-        slots, object, entries, count, table, strings, symbols, is_interpreter);
+    return read_relocations(from, entries, count, wanted, into);
   };
-  if (jmprel) {
-    read(at<const ElfW(Rela)>(object, jmprel), jmprel_size / kEntry);
+  if (jmprel &&
+      !read(at<const ElfW(Rela)>(object, jmprel), jmprel_size / kEntry)) {
+    return false;
   }
-  if (rela) { // the relative ones come first and name no symbol
-    read(
-        at<const ElfW(Rela)>(object, rela) + relative_count,
-        rela_size / kEntry - std::min(relative_count, rela_size / kEntry));
-  }
-  return slots;
+  // The relative ones come first and name no symbol.
+  return !rela ||
+      read(
+          at<const ElfW(Rela)>(object, rela) + relative_count,
+          rela_size / kEntry - std::min(relative_count, rela_size / kEntry));
 }
 
 } // namespace torchgil::redirect

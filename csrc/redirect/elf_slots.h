@@ -2,9 +2,11 @@
 // call.
 #pragma once
 
+#include "redirect/reserved.h"
+
 #include <cstddef>
 #include <cstdint>
-#include <string>
+#include <cstring>
 #include <vector>
 
 #if defined(__ELF__) && defined(__linux__) && \
@@ -25,14 +27,14 @@ struct Object {
   uintptr_t base;
   const ElfW(Phdr) * phdr;
   int phdr_count;
-  std::string name;
+  const char* name; // the loader's, for as long as the object is loaded
   explicit Object(const dl_phdr_info& info)
       : base(info.dlpi_addr),
         phdr(info.dlpi_phdr),
         phdr_count(info.dlpi_phnum),
         name(info.dlpi_name ? info.dlpi_name : "") {}
   bool operator==(const Object& o) const {
-    return base == o.base && phdr == o.phdr && name == o.name;
+    return base == o.base && phdr == o.phdr && std::strcmp(name, o.name) == 0;
   }
   bool contains(const void* pointer) const {
     const auto address = reinterpret_cast<uintptr_t>(pointer);
@@ -46,18 +48,24 @@ struct Object {
   }
 };
 
-/// One word that holds the address of a function to call.
+/// One word that holds the address of a function to call, and what was done to
+/// it.
 struct Slot {
   void** address;
-  size_t symbol;     // its index
-  bool data_pointer; // a word of data, not of a table of calls
+  size_t symbol;           // its index
+  bool data_pointer;       // a word of data, not of a table of calls
+  void* before = nullptr;  // what to put back: resolved, or its lazy stub
+  void* written = nullptr; // null while nobody redirects it
+  int protection = -1;     // of its page, as found
 };
 
-/// Finds the slots of `symbols` in one object that is, and stays, loaded.
-std::vector<Slot> find_slots(
+/// Adds the slots of `symbols` in one object that is, and stays, loaded. False
+/// where there is no room for all. Allocates nothing and takes no lock.
+bool find_slots(
     const Object& object,
     const std::vector<Symbol>& symbols,
-    bool is_interpreter);
+    bool is_interpreter,
+    Reserved<Slot>& into);
 
 } // namespace torchgil::redirect
 

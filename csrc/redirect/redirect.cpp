@@ -3,26 +3,61 @@
 // One table of all slots serves every client. A slot holds the replacement of
 // the outermost client that is installed, whose `next` leads on to the other's,
 // or to the function itself. Whoever comes or goes changes the clients of the
-// functions, and then settle() makes the slots so.
+// functions, and then settle_all() makes the slots so.
+//
+// These locks are involved, and are taken in this order:
+//   1. the loader's (dl_load_lock). It is held while a library is loaded or
+//      unloaded, and while its constructors run. These may import a module or
+//      begin a trace, and then a thread comes here with this lock.
+//   2. `patching`, ours: all that is in `state`, and so one change at a time.
+//   3. that of the loader's list (dl_load_write_lock). dl_iterate_phdr() holds
+//      it around its callbacks, the loader while it enters or removes an
+//      object.
+// The GIL is never held by a thread that waits for one of these: a constructor
+// with the first, or a callback written in Python with the third, may want it.
+// So whoever comes here with the GIL gives it up first and gets it back last
+// (Turn), which is the case in Python's own import of an extension as well.
+//
+// Within a walk, with the third lock, our code therefore
+//   - looks no symbol up (dlsym takes the first lock): what is needed was found
+//     as our extension was loaded;
+//   - allocates nothing: an allocator may have a lock that another thread holds
+//     while it waits for the loader, as a heap profiler does that records
+//     stacks. Memory is reserved before (loaded.h);
+//   - takes no lock, and touches no thread-local variable that the loader might
+//     have to place first.
+// It reads memory and /proc/self/maps, and writes slots. That has to be done
+// there: outside of it what was read may be unloaded, and another object lie in
+// its place.
 #include "redirect/redirect.h"
 
 #include "redirect/elf_slots.h"
-#include "redirect/written_slot.h"
 
 #ifdef TORCHGIL_ELF
+#include <Python.h>
+
+#include <torchgil/gil.h>
+
+#include "redirect/loaded.h"
+#include "redirect/written_slot.h"
+
 #include <dlfcn.h>
 #include <pthread.h>
+#include <unistd.h>
 #endif
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <new>
+#include <optional>
+#include <span>
 #include <utility>
 
 namespace torchgil::redirect {
 namespace {
 
-// Written while our library is loaded, by one thread.
+// Written while our extension is loaded, by one thread.
 constinit Client* last_constructed = nullptr;
 
 } // namespace
@@ -47,125 +82,49 @@ void Client::uninstall_in_child() {}
 bool Client::covers_interpreter(const char*) const {
   return false;
 }
-unsigned long long objects_ever_loaded() {
-  return 0;
-}
+void Client::keep_installed() {}
 
 #else
 
 namespace {
 
-struct KnownObject {
-  Object object;
-  bool interpreter;
-  std::vector<Redirected> slots;
-  bool seen = true; // in the present walk
-};
-
 // Never destroyed: what they describe is called until the process ends.
 struct State {
-  std::mutex patching;                         // never taken on a hot path
+  std::mutex patching;
   std::vector<Symbol> symbols;                 // of all clients that ever came
   std::vector<void*> originals;                // of the symbols
   std::vector<std::vector<const Hook*>> hooks; // likewise; the outermost first
-  // What is loaded changes rarely, and libtorch alone has 300,000 relocations:
-  // an object is read once, for all clients, and again only after something was
-  // unloaded.
-  std::vector<KnownObject> objects;
-  unsigned long long unloads = 0;
-  size_t symbols_read = 0;
-  int clients = 0; // installed
+  LoadedObjects loaded{reinterpret_cast<const void*>(&Py_Initialize)};
+  // So many objects had been loaded when none was left alone.
+  unsigned long long complete_at = 0;
+  int clients = 0;             // installed
+  bool loader_is_lost = false; // this is a fork's child, and cannot ask it
 };
 State& state = *new State;
 
+/// Whoever changes anything here. GIL: not held meanwhile, whether or not it is
+/// before and after; see the order of locks at the top.
+class Turn {
+ public:
+  Turn() {
+    if (gil_held()) {
+      released_.emplace();
+    }
+    guard_ = std::unique_lock(state.patching);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::optional<ReleaseWindow> released_; // the last to end
+  std::unique_lock<std::mutex> guard_;
+};
+
 // Makes a slot hold what the clients of its function want now.
-void settle(Redirected& slot, const Object& object, const Mappings& mappings) {
+void settle(Slot& slot, const Object& object, const Mappings& mappings) {
   const auto& hooks = state.hooks[slot.symbol];
   void* const wanted = hooks.empty() ? nullptr : hooks.front()->replacement;
   write_slot(slot, wanted, state.originals[slot.symbol], object, mappings);
-}
-
-KnownObject read_object(const Object& object) {
-  static const void* const inside_interpreter =
-      dlsym(RTLD_DEFAULT, "Py_Initialize");
-  KnownObject known{object, object.contains(inside_interpreter), {}};
-  for (const Slot& slot :
-       find_slots(object, state.symbols, known.interpreter)) {
-    known.slots.push_back({slot});
-  }
-  return known;
-}
-
-KnownObject* find_known(const Object& object) {
-  const auto it = std::find_if(
-      state.objects.begin(), state.objects.end(), [&](const auto& known) {
-        return known.object == object;
-      });
-  return it == state.objects.end() ? nullptr : &*it;
-}
-
-// Another object may lie where an unloaded one did: what was done to a slot is
-// remembered only where it still stands there.
-void read_again(KnownObject& known) {
-  KnownObject fresh = read_object(known.object);
-  for (auto& slot : fresh.slots) {
-    for (const auto& old : known.slots) {
-      if (old.address == slot.address && old.symbol == slot.symbol &&
-          old.written && *slot.address == old.written) {
-        slot = old;
-      }
-    }
-  }
-  known = std::move(fresh);
-}
-
-template <typename Visit>
-void for_each_loaded(Visit visit) {
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* visit) {
-        (*static_cast<Visit*>(visit))(*info);
-        return 0;
-      },
-      &visit);
-}
-
-// Makes every slot so, in what is loaded now. Within the walk the loader keeps
-// its list locked: nothing is unloaded while it is read or written, and what is
-// listed stays where it is. Before the walk its pages may have been another's.
-void settle_all() {
-  Mappings mappings;
-  const bool more_symbols = state.symbols_read != state.symbols.size();
-  for (auto& known : state.objects) {
-    known.seen = false;
-  }
-  unsigned long long unloads = state.unloads;
-  for_each_loaded([&](const dl_phdr_info& info) {
-    const Object object(info);
-    if (mappings.empty()) {
-      mappings = read_mappings();
-    }
-    unloads = info.dlpi_subs;
-    KnownObject* known = find_known(object);
-    if (!known && state.clients > 0) {
-      known = &state.objects.emplace_back(read_object(object));
-    } else if (known && (unloads != state.unloads || more_symbols)) {
-      read_again(*known);
-    }
-    if (known) {
-      known->seen = true;
-      // Before that, its loader writes to the same pages, and then locks them.
-      const bool relocated = is_relocated(object, mappings);
-      for (auto& slot : known->slots) {
-        if (slot.written || relocated) {
-          settle(slot, object, mappings);
-        }
-      }
-    }
-  });
-  state.unloads = unloads;
-  state.symbols_read = state.symbols.size();
-  // An object unloaded meanwhile took its slots along.
-  std::erase_if(state.objects, [](const auto& known) { return !known.seen; });
 }
 
 size_t index_of(const Hook& hook) {
@@ -210,11 +169,65 @@ void remove(const Client& client) {
   }
 }
 
-bool redirects(const Client& client, const Slot& slot) {
-  return std::any_of(
+// Which of the client's hooks a slot is for; as many as there are: none.
+size_t index_in(const Client& client, const Slot& slot) {
+  const auto it = std::find_if(
       client.hooks.begin(), client.hooks.end(), [&](const Hook& hook) {
         return std::strcmp(state.symbols[slot.symbol].name, hook.symbol) == 0;
       });
+  return it - client.hooks.begin();
+}
+
+// A data word that holds another function's address is the program's own.
+bool was_unseen(const Client& client, std::span<Slot> slots) {
+  return std::any_of(slots.begin(), slots.end(), [&](const Slot& slot) {
+    return !slot.data_pointer && !slot.written &&
+        index_in(client, slot) < client.hooks.size();
+  });
+}
+
+// Makes every slot so, in what is loaded now. Returns the objects whose calls a
+// client that has just gone did not see.
+std::vector<std::string> settle_all(const Client* gone = nullptr) {
+  std::vector<std::string> missed;
+  if (state.loader_is_lost) {
+    return missed;
+  }
+  bool complete = true;
+  state.loaded.walk(
+      state.symbols,
+      [&](LoadedObject& loaded,
+          std::span<Slot> slots,
+          const Mappings& mappings) {
+        loaded.missed = gone && was_unseen(*gone, slots);
+        // Before that, its loader writes to the same pages, and locks them.
+        const bool relocated = is_relocated(loaded.object, mappings);
+        complete = complete && relocated;
+        for (Slot& slot : slots) {
+          if (slot.written || relocated) {
+            settle(slot, loaded.object, mappings);
+          }
+        }
+      });
+  state.complete_at = complete ? state.loaded.ever_loaded() : 0;
+  for (const LoadedObject& loaded : state.loaded.objects()) {
+    if (loaded.missed) {
+      missed.emplace_back(loaded.object.name);
+    }
+  }
+  return missed;
+}
+
+// How many objects were ever loaded. 1 us.
+unsigned long long objects_ever_loaded() {
+  unsigned long long count = 0;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* count) {
+        *static_cast<unsigned long long*>(count) = info->dlpi_adds;
+        return 1; // the first object says it
+      },
+      &count);
+  return count;
 }
 
 // Python's import of an extension module, which may bring callers of its own.
@@ -225,7 +238,7 @@ Next<decltype(dlopen)> next_dlopen(&dlopen);
 void* open_object(const char* path, int flags) {
   void* handle = next_dlopen(path, flags);
   if (handle) {
-    std::lock_guard guard(state.patching);
+    const Turn turn;
     if (state.clients > 0) {
       settle_all();
     }
@@ -236,20 +249,63 @@ void* open_object(const char* path, int flags) {
 const Client& loader = *new Client(
     Client::Place::kInner, {hook("dlopen", next_dlopen, &open_object, true)});
 
+// A fork waits until whoever changes something is ready: the child has no such
+// thread, but what that thread had locked, the loader's list above all, which
+// glibc does not unlock for it. After a second it waits no longer: the other
+// waits for that list itself then, which is in the hands of a callback that
+// wants the GIL, and the forking thread has that. The child of such a fork
+// cannot ask the loader for anything, and redirects nothing more.
+bool forks_in_turn = false;
+
+void before_fork() {
+  for (int ms = 0; ms < 1000; ++ms) {
+    forks_in_turn = state.patching.try_lock();
+    if (forks_in_turn) {
+      return;
+    }
+    ::usleep(1000);
+  }
+}
+
+void after_fork_in_parent() {
+  if (forks_in_turn) {
+    state.patching.unlock();
+  }
+}
+
+void after_fork_in_child() {
+  if (forks_in_turn) {
+    state.patching.unlock();
+  } else {
+    new (&state.patching) std::mutex; // the other's
+    state.loader_is_lost = true;
+  }
+}
+
 // Before any client's handlers, so that those find the lock free in the child.
-const int fork_handlers = pthread_atfork(
-    [] { state.patching.lock(); },
-    [] { state.patching.unlock(); },
-    [] { state.patching.unlock(); });
+const int fork_handlers =
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 
 } // namespace
 
 bool supported() {
-  return fork_handlers == 0;
+  return fork_handlers == 0 && !state.loader_is_lost;
 }
 
 int Client::install() {
-  std::lock_guard guard(state.patching);
+  const Turn turn;
+  return install_in_turn();
+}
+
+void Client::keep_installed() {
+  const Turn turn;
+  if (!state.loader_is_lost &&
+      (!installed_ || state.complete_at != objects_ever_loaded())) {
+    install_in_turn();
+  }
+}
+
+int Client::install_in_turn() {
   if (!installed_) {
     if (state.clients++ == 0) {
       add(loader);
@@ -264,52 +320,46 @@ int Client::install() {
   }
   settle_all();
   int count = 0;
-  for (const auto& known : state.objects) {
-    for (const auto& slot : known.slots) {
-      count += slot.written && redirects(*this, slot);
+  uint64_t covers = 0;
+  for (const LoadedObject& loaded : state.loaded.objects()) {
+    for (const Slot& slot : state.loaded.slots_of(loaded)) {
+      const size_t hook = index_in(*this, slot);
+      if (slot.written && hook < hooks.size()) {
+        ++count;
+        covers |= uint64_t{loaded.interpreter} << hook;
+      }
     }
   }
+  covers_ = covers;
   return count;
 }
 
 std::vector<std::string> Client::uninstall() {
-  std::lock_guard guard(state.patching);
-  std::vector<std::string> missed;
+  const Turn turn;
   if (!installed_) {
-    return missed;
+    return {};
   }
-  for_each_loaded([&](const dl_phdr_info& info) {
-    const Object object(info);
-    const KnownObject* known = find_known(object);
-    const auto slots = known ? known->slots : read_object(object).slots;
-    // A data word that holds another function's address is the program's own.
-    if (std::any_of(slots.begin(), slots.end(), [&](const auto& slot) {
-          return !slot.data_pointer && !slot.written && redirects(*this, slot);
-        })) {
-      missed.push_back(object.name);
-    }
-  });
   take_out();
-  settle_all();
-  return missed;
+  return settle_all(this);
 }
 
 void Client::uninstall_in_child() {
-  std::lock_guard guard(state.patching);
-  if (!installed_) {
-    return;
+  std::lock_guard guard(state.patching); // no other thread is there
+  if (!installed_ || state.loader_is_lost) {
+    return; // what stays redirected passes its calls on
   }
   take_out();
-  const auto mappings = read_mappings();
-  for (auto& known : state.objects) {
-    for (auto& slot : known.slots) {
+  state.loaded.visit_known([](LoadedObject& loaded,
+                              std::span<Slot> slots,
+                              const Mappings& mappings) {
+    for (Slot& slot : slots) {
       // What was unloaded is no longer mapped.
       if (slot.written &&
           protection_of(mappings, slot.address) == slot.protection) {
-        settle(slot, known.object, mappings);
+        settle(slot, loaded.object, mappings);
       }
     }
-  }
+  });
 }
 
 void Client::take_out() {
@@ -321,27 +371,12 @@ void Client::take_out() {
 }
 
 bool Client::covers_interpreter(const char* symbol) const {
-  std::lock_guard guard(state.patching);
-  const auto covered = [&](const Redirected& slot) {
-    return slot.written && redirects(*this, slot) &&
-        std::strcmp(state.symbols[slot.symbol].name, symbol) == 0;
-  };
-  return std::any_of(
-      state.objects.begin(), state.objects.end(), [&](const auto& known) {
-        return known.interpreter &&
-            std::any_of(known.slots.begin(), known.slots.end(), covered);
-      });
-}
-
-unsigned long long objects_ever_loaded() {
-  unsigned long long count = 0;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* count) {
-        *static_cast<unsigned long long*>(count) = info->dlpi_adds;
-        return 1; // the first object says it
-      },
-      &count);
-  return count;
+  for (size_t i = 0; i < hooks.size(); ++i) {
+    if (std::strcmp(hooks[i].symbol, symbol) == 0) {
+      return covers_ >> i & 1;
+    }
+  }
+  return false;
 }
 
 #endif

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -57,11 +58,15 @@ Hook hook(
       interpreter_only};
 }
 
-/// True where the loaded objects are ELF and their tables can be found.
+/// True where the loaded objects are ELF and their tables can be found. False
+/// in the child of a fork that happened while another thread waited for the
+/// loader.
 bool supported();
 
 /// What one part of the program redirects. Lives as long as the process.
-/// All functions may be called from any thread, with or without the GIL.
+/// All functions may be called from any thread, with or without the GIL. Those
+/// that change something wait for each other and for the loader, and give the
+/// GIL up meanwhile.
 class Client {
  public:
   /// Where two clients redirect one function, the outer one is called first.
@@ -71,8 +76,13 @@ class Client {
 
   /// Redirects the hooks' functions in all objects that are loaded now, and in
   /// those that the interpreter loads later. Called again, it adds what was
-  /// loaded otherwise. Returns how many slots lead here.
+  /// loaded otherwise, and what was still being loaded then. Returns how many
+  /// slots lead here.
   int install();
+
+  /// As install(), where there may be something to add: else it costs 1 us.
+  /// Once it has returned, in whichever thread, the calls lead here.
+  void keep_installed();
 
   /// Puts back what this client redirected. Returns the names of loaded objects
   /// whose calls stayed unseen: another tool holds the slot, or the object was
@@ -83,20 +93,19 @@ class Client {
   /// lock a thread that stayed in the parent may have.
   void uninstall_in_child();
 
-  /// True if the interpreter's own calls of `symbol` lead here.
+  /// True if the interpreter's own calls of `symbol` led here after the last
+  /// install().
   bool covers_interpreter(const char* symbol) const;
 
   const Place place;
   const std::vector<Hook> hooks;
 
  private:
+  int install_in_turn();
   void take_out();
   Client* const constructed_before_;
   bool installed_ = false;
+  std::atomic<uint64_t> covers_{0}; // of the hooks, a bit each
 };
-
-/// How many objects were ever loaded: another number than before means that
-/// install() may have something to add. Costs a walk of the loader's list.
-unsigned long long objects_ever_loaded();
 
 } // namespace torchgil::redirect

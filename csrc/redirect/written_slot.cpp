@@ -5,76 +5,38 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
 
 namespace torchgil::redirect {
 
 namespace {
 
-uintptr_t page_size() {
-  static const uintptr_t size = sysconf(_SC_PAGESIZE);
-  return size;
-}
+const uintptr_t page_size = sysconf(_SC_PAGESIZE);
 
 uintptr_t page_of(uintptr_t address) {
-  return address & ~(page_size() - 1);
+  return address & ~(page_size - 1);
 }
 
 // Writes one pointer, whatever the protection of its page. A thread that
 // resolves the slot lazily at this moment wins: then nothing is written.
-bool exchange(const Redirected& slot, void* expected, void* value) {
+bool exchange(const Slot& slot, void* expected, void* value) {
   const bool writable = slot.protection & PROT_WRITE;
   void* page = reinterpret_cast<void*>(
       page_of(reinterpret_cast<uintptr_t>(slot.address)));
-  const size_t size = page_size();
-  if (!writable && mprotect(page, size, slot.protection | PROT_WRITE) != 0) {
+  if (!writable &&
+      mprotect(page, page_size, slot.protection | PROT_WRITE) != 0) {
     return false;
   }
   const bool done =
       std::atomic_ref<void*>(*slot.address)
           .compare_exchange_strong(expected, value, std::memory_order_seq_cst);
   if (!writable) {
-    mprotect(page, size, slot.protection);
+    mprotect(page, page_size, slot.protection);
   }
   return done;
 }
 
 } // namespace
-
-Mappings read_mappings() {
-  Mappings result;
-  if (FILE* file = std::fopen("/proc/self/maps", "re")) {
-    char* line = nullptr;
-    size_t capacity = 0;
-    while (getline(&line, &capacity, file) > 0) {
-      unsigned long begin = 0, end = 0;
-      char mode[5] = "";
-      if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, mode) == 3) {
-        result.push_back(
-            {begin,
-             end,
-             (mode[0] == 'r' ? PROT_READ : 0) |
-                 (mode[1] == 'w' ? PROT_WRITE : 0) |
-                 (mode[2] == 'x' ? PROT_EXEC : 0)});
-      }
-    }
-    std::free(line);
-    std::fclose(file);
-  }
-  return result;
-}
-
-int protection_of(const Mappings& mappings, const void* address) {
-  const auto a = reinterpret_cast<uintptr_t>(address);
-  auto it = std::upper_bound(
-      mappings.begin(), mappings.end(), a, [](uintptr_t x, const Mapping& m) {
-        return x < m.end;
-      });
-  return it != mappings.end() && it->begin <= a ? it->protection : -1;
-}
 
 bool is_relocated(const Object& object, const Mappings& mappings) {
   for (int i = 0; i < object.phdr_count; ++i) {
@@ -84,7 +46,7 @@ bool is_relocated(const Object& object, const Mappings& mappings) {
     }
     const uintptr_t begin = page_of(object.base + p.p_vaddr);
     const uintptr_t end = page_of(object.base + p.p_vaddr + p.p_memsz);
-    for (uintptr_t page = begin; page < end; page += page_size()) {
+    for (uintptr_t page = begin; page < end; page += page_size) {
       const auto* address = reinterpret_cast<const void*>(page);
       if (!(protection_of(mappings, address) & PROT_WRITE)) {
         return true; // another tool may have opened others since
@@ -96,7 +58,7 @@ bool is_relocated(const Object& object, const Mappings& mappings) {
 }
 
 void write_slot(
-    Redirected& slot,
+    Slot& slot,
     void* wanted,
     void* original,
     const Object& object,

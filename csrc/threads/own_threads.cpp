@@ -3,13 +3,13 @@
 
 #include <ATen/Parallel.h>
 
-#include <atomic>
-
+#include "initial_exec.h"
 #include "redirect/redirect.h"
 
 namespace torchgil::threads {
 namespace {
 
+TORCHGIL_INITIAL_EXEC
 thread_local bool keeps_own = false;
 
 redirect::Next next_init_num_threads(&at::init_num_threads);
@@ -30,15 +30,10 @@ redirect::Client& first_regions = *new redirect::Client(
 
 } // namespace
 
+// Calls of the interpreter's dlopen are followed; what was loaded otherwise is
+// added here.
 void keep_own_threads() {
-  // Calls of the interpreter's dlopen are followed; what was loaded otherwise
-  // is added here.
-  static std::atomic<unsigned long long> objects_known = 0;
-  if (const auto loaded = redirect::objects_ever_loaded();
-      loaded != objects_known && redirect::supported()) {
-    first_regions.install();
-    objects_known = loaded;
-  }
+  first_regions.keep_installed();
   keeps_own = true;
 }
 

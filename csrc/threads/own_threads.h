@@ -9,7 +9,8 @@ namespace torchgil::threads {
 /// at::parallel_for is compiled into each library that uses it, with a flag per
 /// thread of its own: a library's first parallel region in a thread sets the
 /// thread's number to the process's default, whatever it was set to before.
-/// GIL: not held; the first call reads the tables of all that is loaded.
+/// GIL: held or not; given up meanwhile. The first call reads the tables of all
+/// that is loaded.
 void keep_own_threads();
 
 } // namespace torchgil::threads

@@ -10,7 +10,6 @@
 #include <pthread.h>
 #include <time.h>
 
-#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -23,7 +22,10 @@ void register_prober(py::module_& m);
 
 namespace {
 
-bool started = false; // GIL: held wherever these are read or written
+// GIL: held wherever these are read or written. Beginning and ending give it up
+// in between, and another thread may come then.
+enum class Phase { kNone, kBegins, kRuns, kEnds };
+Phase phase = Phase::kNone;
 auto& collections_seen = *new std::optional<collections::Client>;
 
 int64_t clock_ns(clockid_t clock) {
@@ -54,18 +56,15 @@ void after_fork_in_child() {
   gil_events::after_fork_in_child();
 }
 
-// GIL: held on entry and return; `gil` events let it go in between.
+// GIL: held on entry and return; `gil` events give it up in between.
 py::dict trace_start(
     size_t max_events, bool gil, bool lock, bool ops, bool newest) {
-  if (started) {
+  if (phase != Phase::kNone) {
     throw std::runtime_error(
         "a trace is already running in this process, and there can be only "
         "one at a time: leave the other torchgil.trace() or audit() first");
   }
-  started = true;
-  static std::once_flag forks;
-  std::call_once(
-      forks, [] { pthread_atfork(nullptr, nullptr, after_fork_in_child); });
+  phase = Phase::kBegins;
   gil_events::Witnesses witnesses;
   int64_t start_ns = 0;
   try {
@@ -82,9 +81,10 @@ py::dict trace_start(
     collections_seen.reset();
     op_events::stop();
     gil_events::stop();
-    started = false;
+    phase = Phase::kNone;
     throw;
   }
+  phase = Phase::kRuns;
   if (gil) {
     gil_events::mark_holder(start_ns);
   }
@@ -97,19 +97,31 @@ py::dict trace_start(
   return result;
 }
 
-// GIL: held throughout; a writer on another thread never waits for it.
+// GIL: held on entry and return, given up once the recording has ended; a
+// writer on another thread never waits for it.
 py::dict trace_stop() {
-  if (!started) {
+  if (phase != Phase::kRuns) {
     throw std::runtime_error("trace_stop: no trace is running");
   }
+  phase = Phase::kEnds;
   // Before the end: a thread that asks from now on has an event that says so.
   const std::vector<int64_t> waiting = gil_events::waiting();
-  const EventLog log = event_log::stop();
+  const auto put_back = [] {
+    collections_seen.reset();
+    op_events::stop();
+    auto missed = gil_events::stop();
+    phase = Phase::kNone;
+    return missed;
+  };
+  EventLog log;
+  try {
+    log = event_log::stop();
+  } catch (const std::bad_alloc&) {
+    put_back();
+    throw;
+  }
   const bool all_collections_seen = collections::still_seen();
-  collections_seen.reset();
-  op_events::stop();
-  const auto missed = gil_events::stop();
-  started = false;
+  const auto missed = put_back();
   py::list threads;
   for (const auto& thread : log.threads) {
     threads.append(
@@ -152,13 +164,16 @@ void trace_mark() {
 void trace_forget() {
   collections_seen.reset();
   op_events::stop();
-  started = false;
+  phase = Phase::kNone;
 }
 
 } // namespace
 
 void register_tracing(py::module_& m) {
   collections::set_up();
+  // As the extension is loaded, and so after the handlers of what it is built
+  // on: in the child of a fork they are run in this order.
+  pthread_atfork(nullptr, nullptr, after_fork_in_child);
   m.def(
       "trace_start",
       &trace_start,

@@ -1,6 +1,7 @@
 // csrc/tracing/event_log.cpp: who writes events, and when a trace runs.
 #include "tracing/event_log.h"
 
+#include "initial_exec.h"
 #include "tracing/event_buffers.h"
 
 #include <pthread.h>
@@ -21,12 +22,8 @@ std::atomic<uint64_t> active_trace{0};
 uint64_t last_trace = 0;
 int64_t start_ns = 0;
 std::atomic<Recorder*> recorders{nullptr};
-pthread_key_t thread_end_key;
 
-// initial-exec: one load instead of a call of __tls_get_addr per event.
-#if defined(__ELF__)
-__attribute__((tls_model("initial-exec")))
-#endif
+TORCHGIL_INITIAL_EXEC
 thread_local Recorder* this_recorder = nullptr;
 
 // Runs when a thread that recorded something ends.
@@ -45,9 +42,11 @@ void on_thread_end(void* value) {
   recorder->taken.store(false, std::memory_order_release);
 }
 
+pthread_key_t thread_end_key;
+const int thread_end_made [[maybe_unused]] =
+    pthread_key_create(&thread_end_key, on_thread_end);
+
 Recorder* adopt_recorder() {
-  static const bool made [[maybe_unused]] =
-      pthread_key_create(&thread_end_key, on_thread_end) == 0;
   Recorder* found = nullptr;
   for (auto* r = recorders.load(std::memory_order_acquire); r; r = r->next) {
     bool free = false;

@@ -265,6 +265,12 @@ redirect::Client& client = *new redirect::Client(
         hook("pthread_cond_signal", next_cond_signal, &cond_signal, true),
     });
 
+// Where the lock is, once a trace has learned it. GIL: held; one trace begins
+// at a time.
+enum class Learned { kNotYet, kKnown, kUnknown };
+Learned learned = Learned::kNotYet;
+GilLock gil_lock_found;
+
 void watch(const GilLock& found) {
   lock.mutex = found.mutex;
   lock.cond = found.cond;
@@ -282,19 +288,21 @@ Witnesses start(bool use_lock) {
         "not ELF for x86-64 or aarch64";
     return witnesses;
   }
-  {
-    ReleaseWindow released; // it reads the tables of all that is loaded: 10 ms
-    witnesses.slots = client.install();
-  }
+  witnesses.slots = client.install();
   witnesses.entry_points = witnesses.slots > 0;
   const bool interpreter_calls_seen =
       client.covers_interpreter("PyEval_SaveThread") &&
       client.covers_interpreter("PyEval_RestoreThread");
-  static GilLock learned;
-  static const bool known = gil_lock::learn(
-      learned, next_save_thread.original, next_restore_thread.original);
-  witnesses.lock = use_lock && known;
-  watch(witnesses.lock ? learned : GilLock{});
+  // A child forked amid this learns it anew.
+  if (learned == Learned::kNotYet) {
+    const bool known = gil_lock::learn(
+        gil_lock_found,
+        next_save_thread.original,
+        next_restore_thread.original);
+    learned = known ? Learned::kKnown : Learned::kUnknown;
+  }
+  witnesses.lock = use_lock && learned == Learned::kKnown;
+  watch(witnesses.lock ? gil_lock_found : GilLock{});
   if (!witnesses.lock) {
     witnesses.missing =
         "the lock inside the interpreter is not seen: forced switches are "

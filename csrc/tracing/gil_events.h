@@ -19,8 +19,9 @@ struct Witnesses {
   std::string missing;
 };
 
-/// Redirects the entry points. GIL: held on entry and return; let go for a
-/// moment in the process's first trace, to learn where the lock is. `use_lock`
+/// Redirects the entry points. GIL: held on entry and return; let go while it
+/// waits for the loader and, in the process's first trace, to learn where the
+/// lock is. `use_lock`
 /// false leaves the lock witness out. One thread at a time.
 Witnesses start(bool use_lock);
 
@@ -31,7 +32,8 @@ void mark_holder(int64_t time_ns);
 /// the system tells (Linux) and the lock is watched. 10 us a thread.
 std::vector<int64_t> waiting();
 
-/// Puts everything back. Returns the objects whose calls stayed unseen.
+/// Puts everything back. Returns the objects whose calls stayed unseen. GIL:
+/// held on entry and return; let go in between.
 std::vector<std::string> stop();
 
 /// For pthread_atfork: in the child everything is put back.

@@ -2,6 +2,8 @@
 // GIL.
 #include "tracing/gil_lock.h"
 
+#include "initial_exec.h"
+
 #include <atomic>
 #include <vector>
 
@@ -14,6 +16,7 @@ struct Call {
 };
 
 std::atomic<bool> learning{false};
+TORCHGIL_INITIAL_EXEC
 thread_local std::vector<Call>* lesson = nullptr; // the learning thread's
 
 void overhear(bool is_signal, void* object) {

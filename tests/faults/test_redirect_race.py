@@ -77,7 +77,8 @@ def test_tables_are_redirected_and_put_back_amid_loading_unloading_and_binding()
     assert child.stderr == ""
 
 
-UNFINISHED = (
+# A copy of a library whose pages can be made to look as they do while the loader is at it.
+COPY = (
     SOURCE
     + """
     import mmap, struct
@@ -92,14 +93,20 @@ UNFINISHED = (
     (start, length), = [(h[3], h[6]) for h in headers if h[0] == 0x6474E552]  # PT_GNU_RELRO
     page = mmap.PAGESIZE
     begin, end = (base + start) // page * page, (base + start + length) // page * page
-
-    def unseen():
-        slots = C.trace_start(1000, True, True)["slots"]
-        return slots, path in C.trace_stop()["missed_objects"]
+    (data, size), = [(base + h[3], h[5]) for h in headers if h[:2] == (1, 6)]  # PT_LOAD, to be written
 
     def protect(protection):
         mprotect = ctypes.CDLL(None).mprotect
         assert mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), protection) == 0
+"""
+)
+
+UNFINISHED = (
+    COPY
+    + """
+    def unseen():
+        slots = C.trace_start(1000, True, True)["slots"]
+        return slots, path in C.trace_stop()["missed_objects"]
 
     slots, missed = unseen()
     assert not missed and begin < end
@@ -108,7 +115,6 @@ UNFINISHED = (
     assert missed and fewer < slots, (fewer, slots)
     protect(mmap.PROT_READ)
     assert unseen() == (slots, False)
-    (data, size), = [(base + h[3], h[5]) for h in headers if h[:2] == (1, 6)]  # PT_LOAD, to be written
     before = ctypes.string_at(data, size)
     C.trace_start(1000, True, True)
     assert ctypes.string_at(data, size) != before
@@ -124,3 +130,31 @@ UNFINISHED = (
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
 def test_an_object_that_the_loader_is_still_at_is_left_alone():
     assert run_in_child(UNFINISHED).stderr == ""
+
+
+LOOKED_AT_AGAIN = (
+    COPY
+    + """
+    before = ctypes.string_at(data, size)
+
+    def first_block_of_a_thread():
+        def run():
+            with torchgil.gil_priority():
+                pass
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return ctypes.string_at(data, size) != before
+
+    protect(mmap.PROT_READ | mmap.PROT_WRITE)  # as while the loader is at it
+    assert not first_block_of_a_thread()
+    protect(mmap.PROT_READ)
+    assert first_block_of_a_thread()  # although nothing was loaded meanwhile
+    os.remove(path)
+"""
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF objects")
+def test_an_object_that_was_left_alone_is_looked_at_again():
+    assert run_in_child(LOOKED_AT_AGAIN).stderr == ""

@@ -114,6 +114,21 @@ print([(hold.function, hold.lineno) for hold in dog.holds])
     assert run_in_child(code).stdout.strip() == "[('<lambda>', 6)]"
 
 
+def test_a_block_that_nobody_can_leave_any_more_ends():
+    run_in_child(
+        """
+import torchgil
+from torchgil._build import C
+block = torchgil.gil_priority()
+block.__enter__()
+block.__enter__()
+assert C.has_priority()
+del block
+assert not C.has_priority()
+"""
+    )
+
+
 def test_a_fork_keeps_the_forking_threads_priority_and_no_other_threads_place():
     code = f"""{BUSY}
 import os

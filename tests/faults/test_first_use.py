@@ -1,6 +1,14 @@
-"""torchgil's names are looked up at their first use, by several threads at once too."""
+"""The first use of torchgil in a process, beside whatever else that process does at the moment."""
 
 from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+import torchgil
 
 from ..conftest import run_in_child
 
@@ -26,3 +34,23 @@ def test_every_name_is_found_by_threads_that_ask_for_the_first_time_together():
             os._exit(len(found) != 8)
         """
     )
+
+
+TIMES = int(os.environ.get("TORCHGIL_STRESS_TIMES", "1"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the neighbours are Linux's")
+def test_each_entry_point_comes_first_beside_each_neighbour(request):
+    """Loading, forks, exit, collections, signals, other first uses, loader callbacks, sub-interpreters."""
+    environment = {}
+    if TIMES > 1:
+        model = (torch.nn.ReLU(), (torch.ones(2),))
+        package = torchgil.nogil(*model, backend="inductor", cache_dir=request.config.cache.mkdir("packages"))
+        environment["TORCHGIL_STRESS_PACKAGE"] = str(package.path)
+    child = run_in_child(
+        "import sys; from tests.faults import first_use; first_use.main(int(sys.argv[1]))",
+        str(TIMES),
+        timeout=240 + 60 * TIMES,
+        env=environment,
+    )
+    assert child.stderr == ""

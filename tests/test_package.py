@@ -65,8 +65,8 @@ def test_no_extra_is_needed_to_import_and_use_it():
 
 @pytest.mark.parametrize(
     ("first", "last"),
-    [("", "import torchgil; torchgil.released"), ("import torch", "import torchgil")],
-    ids=["on first use", "on import, torch being there"],
+    [("", "import torchgil; torchgil.released"), ("import torch", "import torchgil; torchgil.released")],
+    ids=["torch not being there", "torch being there"],
 )
 def test_another_torch_is_named_with_the_command_that_mends_it(first, last):
     child = run_in_child(
@@ -100,6 +100,7 @@ def test_another_python_is_named():
         built_for.TORCH_VERSION, built_for.PYTHON_VERSION = torch.__version__.split("+")[0], "2.7"
         sys.modules["torchgil._built_for"] = built_for
         import torchgil
+        torchgil.released
         """,
         check=False,
     )
@@ -120,7 +121,7 @@ def with_torch(version):
 
 
 def test_a_torch_too_old_is_refused_and_the_oldest_that_does_is_named():
-    child = run_in_child(with_torch("2.8.1"), check=False)
+    child = run_in_child(with_torch("2.8.1") + "torchgil.released", check=False)
     assert (
         "ImportError: torchgil needs torch 2.9 or later, and this is 2.8.1; install a newer one"
         in child.stderr

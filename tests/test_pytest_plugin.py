@@ -276,3 +276,38 @@ def test_a_coroutine_is_refused_not_judged_by_its_making(run, marker: str) -> No
     """)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*test_holds is a coroutine, and a marker judges a call*asyncio.run*"])
+
+
+def test_an_unfit_extension_ends_no_run_and_fails_those_that_use_it(run, pytester) -> None:  # type: ignore[no-untyped-def]
+    """A wheel built for another torch, in an environment whose other plugins import torch first."""
+    pytester.makepyfile(
+        stale="""
+        import sys, types
+        import torch
+        built_for = types.ModuleType("torchgil._built_for")
+        built_for.TORCH_VERSION, built_for.PYTHON_VERSION = "1.2.3", "3.11"
+        sys.modules["torchgil._built_for"] = built_for
+        """
+    )
+    code = """
+        import pytest
+
+        def test_plain():
+            pass
+
+        @pytest.mark.releases_gil
+        def test_marked():
+            pass
+
+        @pytest.mark.max_gil_hold(1)
+        def test_marked_too():
+            pass
+
+        def test_audits(gil_audit):
+            pass
+        """
+    result = run(code, "-p", "stale", "--gil-report")
+    result.assert_outcomes(passed=1, errors=3)
+    mend = "torchgil was built for torch 1.2.3 but torch * is installed; rebuild it, *pip install *"
+    result.stdout.fnmatch_lines([f"torchgil cannot be used here: {mend}"] * 3)
+    result.stdout.fnmatch_lines(["No test was audited*"])

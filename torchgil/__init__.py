@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import sys
 from typing import TYPE_CHECKING, Any
 
 from torchgil._imports import when_imported
@@ -91,18 +90,11 @@ def __dir__() -> list[str]:
 
 
 def _register_ops() -> None:
-    importlib.import_module("torchgil.ops")
-
-
-def _register_ops_quietly() -> None:
-    # torch is being imported by somebody who may never use torchgil: a missing or
-    # unfit extension is reported when one of its names is first used, and so is an
-    # untried torch where warnings are errors.
+    # Whoever imports torch, or has a pytest with our plugin, may never use torchgil: a missing or unfit
+    # extension is reported when one of its names is first used, and so is an untried torch where warnings
+    # are errors.
     with contextlib.suppress(ImportError, RuntimeWarning):
-        _register_ops()
+        importlib.import_module("torchgil.ops")
 
 
-if "torch" in sys.modules:
-    _register_ops()
-else:
-    when_imported("torch", _register_ops_quietly)
+when_imported("torch", _register_ops)  # now, if it already is

@@ -13,6 +13,7 @@ that asks for it.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import math
 import sys
@@ -70,7 +71,7 @@ def gil_audit(request: pytest.FixtureRequest) -> Callable[..., Audit[Any]]:
             "the GIL, and there is one trace at a time; remove one of them",
             pytrace=False,
         )
-    from torchgil.tracing import audit
+    audit: Callable[..., Audit[Any]] = _tracing().audit
 
     def audit_and_remember(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Audit[Any]:
         record = audit(fn, *args, **kwargs)
@@ -91,10 +92,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytrace=False,
         )
     if releases or max_hold:
+        _tracing()
         item.stash[_limits] = _Limits(
             min_free=_number(releases, "min_free", 0.9, at_most=1.0) if releases else None,
             max_hold_s=_number(max_hold, "seconds", None, at_most=math.inf) if max_hold else None,
         )
+
+
+def _tracing() -> Any:
+    """What traces, loaded for the first test that asks for it; where it cannot be, what mends that."""
+    try:
+        return importlib.import_module("torchgil.tracing")
+    except ImportError as error:
+        pytest.fail(f"torchgil cannot be used here: {error}", pytrace=False)
 
 
 def _number(mark: pytest.Mark, name: str, default: float | None, at_most: float) -> float:
@@ -139,13 +149,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def _audit(test: Callable[[], Any]) -> tuple[Audit[Any], list[LongHold]]:
     """Under a trace, for the numbers, and beside a watchdog, for the lines."""
-    from torchgil.tracing import Watchdog, audit
-
+    tracing = _tracing()
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return audit(test), []
+        return tracing.audit(test), []
     threshold = 2 * sys.getswitchinterval()  # the least that a watchdog can tell from a turn
-    with Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
-        record = audit(test)
+    with tracing.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
+        record = tracing.audit(test)
     return record, watchdog.holds
 
 
@@ -228,8 +237,6 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if not config.getoption("--gil-report"):
         return
-    from torchgil.tracing.text import duration, table
-
     audits = [
         (report.nodeid, audit)
         for reports in terminalreporter.stats.values()
@@ -242,6 +249,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             "No test was audited: mark some with releases_gil or max_gil_hold, or use gil_audit."
         )
         return
+    from torchgil.tracing.text import duration, table
+
     audits.sort(key=lambda entry: -entry[1]["longest_hold_s"])
     rows = [
         (

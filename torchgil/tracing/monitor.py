@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchgil._build import C
+from torchgil._checks import number
 from torchgil.tracing import thread_life
 from torchgil.tracing.background import Background, changing
 from torchgil.tracing.text import COLLECTION_MEND, duration
@@ -236,6 +237,5 @@ _NOTHING = MonitorStats(math.nan, {}, 0, {}, 0.0, 0.0)
 
 
 def _checked(name: str, value: float, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"GilMonitor: {name} must be from {low:g} to {high:g} seconds, got {value!r}")
-    return float(value)
+    wanted = f"from {low:g} to {high:g} seconds"
+    return number(f"GilMonitor: {name}", value, low, high, wanted=wanted, kind=ValueError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 from torchgil._build import C
+from torchgil._checks import flag, number, whole
 from torchgil.tracing.extension import of_op
 from torchgil.tracing.recording import Recording, State, ThreadRecording
 from torchgil.tracing.report import Report, build_report
@@ -20,6 +22,7 @@ from torchgil.tracing.states import since
 __all__ = ["Trace", "trace"]
 
 _MAX_EVENTS = 1 << 32  # 64 GB of buffer: more is a mistake
+_MAX_LAST_S = 1e9  # 32 years
 _KEPT_THREADS = 4096  # whose names are known although they have ended, in a trace that keeps the newest
 
 
@@ -40,18 +43,14 @@ class Trace:
         keep: Literal["oldest", "newest"] = "oldest",
         forced_switches: bool = True,
     ) -> None:
-        if (
-            isinstance(max_events, bool)
-            or not isinstance(max_events, int)
-            or not 1 <= max_events <= _MAX_EVENTS
-        ):
-            raise ValueError(f"trace: max_events must be an integer from 1 to 2**32, got {max_events!r}")
+        wanted = "an integer from 1 to 2**32"
+        max_events = whole("trace: max_events", max_events, 1, _MAX_EVENTS, wanted=wanted, kind=ValueError)
         if keep not in ("oldest", "newest"):
             raise ValueError(f"trace: keep must be 'oldest' or 'newest', got {keep!r}")
         self._max_events = max_events
-        self._ops = ops
+        self._ops = flag("trace: ops", ops)
         self._newest = keep == "newest"
-        self._lock_witness = forced_switches
+        self._lock_witness = flag("trace: forced_switches", forced_switches)
         self._pid = 0  # of the process that runs it; 0: not started
         self._recording: Recording | None = None
         self._report: Report | None = None
@@ -145,11 +144,15 @@ class Trace:
         """The numbers, once the block is left.
 
         Args:
-            last: Speak of so many seconds before the end only.
+            last: Speak of so many seconds before the end only; of all where it was shorter.
 
         Raises:
+            ValueError: last is no number above 0.
             RuntimeError: The trace has not ended yet, or this is a fork's child.
         """
+        if last is not None:
+            wanted = "seconds above 0, or None"
+            last = number("report: last", last, math.ulp(0.0), _MAX_LAST_S, wanted=wanted, kind=ValueError)
         if self._recording is None:
             if self._pid and os.getpid() != self._pid:
                 raise RuntimeError("trace: this process was forked inside the trace, which is its parent's")
@@ -188,6 +191,7 @@ def trace(
 
     Raises:
         ValueError: max_events is no integer from 1 to 2**32, or keep is something else.
+        TypeError: ops or forced_switches is neither True nor False.
         RuntimeError: Another trace is running (on entry).
 
     >>> import torchgil

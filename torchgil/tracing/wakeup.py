@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torchgil._build import C
+from torchgil._checks import whole
 
 __all__ = ["WakeupLatency", "wakeup_latency"]
 
@@ -36,7 +37,7 @@ def wakeup_latency(samples: int = 500) -> WakeupLatency:
     >>> 0 < latency.p50_s <= latency.p99_s
     True
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= 100_000:
-        raise ValueError(f"wakeup_latency: samples must be an integer from 1 to 100000, got {samples!r}")
+    wanted = "an integer from 1 to 100000"
+    samples = whole("wakeup_latency: samples", samples, 1, 100_000, wanted=wanted, kind=ValueError)
     latencies = sorted(C.wakeup_latencies(samples))
     return WakeupLatency(latencies[samples // 2], latencies[min(samples - 1, samples * 99 // 100)], samples)

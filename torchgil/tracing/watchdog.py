@@ -10,7 +10,6 @@ gives way right after it, with the call still the line its thread is in.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ from queue import SimpleQueue
 from traceback import FrameSummary, StackSummary
 
 from torchgil._build import C
+from torchgil._checks import function, number, whole
 from torchgil.tracing import extension, html, thread_life
 from torchgil.tracing.background import Background
 from torchgil.tracing.extension import Extension
@@ -185,7 +185,7 @@ class Watchdog(Background["_Session"]):
             holds more surely and costs more.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or on_hold is a coroutine function, which nobody would await.
 
     >>> import torchgil
     >>> with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
@@ -204,16 +204,13 @@ class Watchdog(Background["_Session"]):
         mean_gap: float | None = None,
     ) -> None:
         self.threshold = _checked_threshold(threshold)
-        if on_hold is not None and not callable(on_hold):
-            raise ValueError(f"Watchdog: on_hold must be callable or None, got {on_hold!r}")
-        if isinstance(max_holds, bool) or not isinstance(max_holds, int) or max_holds < 1:
-            raise ValueError(f"Watchdog: max_holds must be an integer of at least 1, got {max_holds!r}")
+        wanted = "an integer of at least 1"
+        max_holds = whole("Watchdog: max_holds", max_holds, 1, sys.maxsize, wanted=wanted, kind=ValueError)
         if mean_gap is None:
-            mean_gap = max(threshold / 5, 0.01)
-        elif not _is_number(mean_gap) or not 1e-4 <= mean_gap <= 60:
-            raise ValueError(f"Watchdog: mean_gap must be from 0.0001 to 60 seconds, got {mean_gap!r}")
-        self.mean_gap = float(mean_gap)
-        self.on_hold = on_hold
+            mean_gap = max(self.threshold / 5, 0.01)
+        wanted = "from 0.0001 to 60 seconds"
+        self.mean_gap = number("Watchdog: mean_gap", mean_gap, 1e-4, 60, wanted=wanted, kind=ValueError)
+        self.on_hold = None if on_hold is None else _checked_callback(on_hold)
         self._reports: deque[_Report] = deque(maxlen=max_holds)
         self._totals = [0.0, 0.0]  # holds, and their seconds; the prober's to write
 
@@ -319,15 +316,15 @@ def _log_hold(hold: LongHold) -> None:
     _log.warning("%s", hold.format().rstrip())
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _checked_threshold(threshold: float) -> float:
-    interval = sys.getswitchinterval()
-    if not _is_number(threshold) or not 2 * interval <= threshold <= 3600:
-        raise ValueError(
-            f"Watchdog: threshold must be from {2 * interval:g} (twice the switch interval, see "
-            f"torchgil.switch_interval) to 3600 seconds, got {threshold!r}"
-        )
-    return float(threshold)
+    least = 2 * sys.getswitchinterval()
+    wanted = f"from {least:g} (twice the switch interval, see torchgil.switch_interval) to 3600 seconds"
+    return number("Watchdog: threshold", threshold, least, 3600, wanted=wanted, kind=ValueError)
+
+
+def _checked_callback(on_hold: object) -> Callable[[LongHold], object]:
+    try:
+        callback: Callable[[LongHold], object] = function("Watchdog: on_hold", on_hold)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return callback

@@ -54,7 +54,7 @@ PYTHON_HEADER = re.compile(
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
     {"_C", "_built_for", "_checks", "_files", "_imports", "_setting", "_support", "_version", "headers"},
-    {"_build"},
+    {"_build", "_pictures"},
     {"priority", "threads"},
     {"ops"},
     {"tracing", "forward"},
@@ -67,10 +67,11 @@ MAY_TOUCH_C = {"_build", "priority", "threads", "ops", "tracing", "forward"}
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
     {"recording", "extension", "background", "thread_life"},  # extension: of what a call is
+    {"segments"},
     {"states", "figures"},
-    {"collecting"},
+    {"collecting", "holding"},
     {"numbers", "text", "timeline"},
-    {"html"},
+    {"html", "chrome"},
     {"report"},
     {"trace", "watchdog", "monitor", "wakeup"},
     {"audit"},

@@ -9,10 +9,9 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-__all__ = ["save_figure", "whole", "write_whole"]
+__all__ = ["whole", "write_whole"]
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
@@ -40,12 +39,6 @@ def write_whole(path: str | os.PathLike[str], parts: str | Iterable[str]) -> Non
     with whole(path) as file:
         for part in [parts] if isinstance(parts, str) else parts:
             file.write(part.encode())
-
-
-def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> None:
-    """Writes a figure of matplotlib's, in the format that the name ends with, PNG where it has no ending."""
-    with whole(path) as file:
-        figure.savefig(file, format=Path(path).suffix[1:].lower() or "png", **options)
 
 
 @contextmanager

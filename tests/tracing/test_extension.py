@@ -68,6 +68,32 @@ def test_a_line_names_it_where_one_call_is_all_it_does(tmp_path, monkeypatch, li
     assert (of_line(str(path), 6) is not None) is LINES[line]
 
 
+AROUND = {
+    "a string that looks like code": ('"""\n' + "def f():\n" * 50 + '"""\n', True),
+    "other branches": ("if True:\n    a = 1\nelse:\n    a = 2\ntry:\n    pass\nfinally:\n    pass\n", True),
+    "brackets": ("values = [\n    1,\n]\nother = (\n    2\n)\n", True),
+    "a decorator": ("import functools\n@functools.cache\ndef g():\n    pass\n", True),
+    "many short statements": ("".join(f"a{i} = {i}\n" for i in range(3000)), True),
+    "the name bound anew": ("def g():\n    for held in ():\n        pass\n", False),
+    "what takes long to parse": ("values = [\n" + "    1,\n" * 3000 + "]\n", False),
+}
+
+
+@pytest.mark.parametrize("what", AROUND)
+def test_what_stands_around_a_line_is_read_in_pieces(tmp_path, monkeypatch, what):
+    around, named = AROUND[what]
+    path = tmp_path / "around.py"
+    line = "held.spin(0.1)\n"
+    path.write_text(f"from torchgil import held\n{around}\ndef f():\n    {line}\n{around}")
+    spec = importlib.util.spec_from_file_location("around", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "around", module)
+    spec.loader.exec_module(module)
+    number = path.read_text().splitlines().index("    held.spin(0.1)") + 1
+    assert (of_line(str(path), number) is not None) is named
+    assert of_line(str(path), number + 1) is None
+
+
 def test_the_watchdog_names_it(tmp_path, monkeypatch):
     path = tmp_path / "holding.py"
     path.write_text("import torchgil\n\ndef hold():\n    torchgil.held.spin(0.3)\n")

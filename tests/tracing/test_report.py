@@ -7,9 +7,10 @@ import json
 import pytest
 
 from torchgil.tracing.figures import verdict_of
-from torchgil.tracing.numbers import _holders_meanwhile
+from torchgil.tracing.holding import Holds, holders_meanwhile
 from torchgil.tracing.recording import Kind, Recording, State, ThreadRecording
 from torchgil.tracing.report import build_report
+from torchgil.tracing.segments import Segments
 from torchgil.tracing.text import duration
 
 MS = 1_000_000
@@ -235,14 +236,13 @@ def test_who_held_meanwhile_is_looked_up_not_searched_for_from_the_start():
             steps += 1
             return super().__getitem__(at)
 
-        def __iter__(self):
-            nonlocal steps
-            for item in super().__iter__():
-                steps += 1
-                yield item
-
     n = 1000
-    holds = Counted((10 * i, 10 * i + 4, "holder") for i in range(n))
-    waits = [(10 * i, 10 * i + 10, State.WAIT) for i in range(n)]
-    assert _holders_meanwhile(waits, holds) == {"holder": pytest.approx(4 * n * 1e-9)}
-    assert 0 < steps < 20 * n  # from the start each time: n * n / 2
+    holds = Holds(Counted(range(0, 10 * n, 10)), Counted(range(4, 10 * n, 10)), Counted([0] * n))
+    waits = Segments()
+    for i in range(n):
+        waits.add(10 * i, State.WAIT)
+        waits.add(10 * i + 9, State.FREE)
+    holder = ThreadRecording(1, 1, "holder", [], b"", [], True)
+    found = holders_meanwhile(waits.close(10 * n), holds, [holder])
+    assert found == {"holder": pytest.approx(4 * n * 1e-9)}
+    assert 0 < steps < 30 * n  # from the start each time: n * n / 2

@@ -12,11 +12,11 @@ import torch
 import torchgil
 from tests.support.retries import once
 from tests.tracing.test_report import ADD, MS, report
-from torchgil.tracing.timeline import chrome_trace
+from torchgil.tracing.chrome import chrome_events
 
 
 def test_each_thread_has_a_lane_of_ops_and_a_lane_of_states():
-    events = chrome_trace(report(ADD, "0 request, 50 acquire"))["traceEvents"]
+    events = list(chrome_events(report(ADD, "0 request, 50 acquire")))
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert sorted(names.values()) == ["thread 1", "thread 1: GIL", "thread 2", "thread 2: GIL"]
     slices = [(e["name"], e["ts"], e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == 1]
@@ -32,7 +32,7 @@ def test_each_thread_has_a_lane_of_ops_and_a_lane_of_states():
 
 
 def test_without_ops_only_the_states_are_written():
-    events = chrome_trace(report(ADD), ops=False)["traceEvents"]
+    events = chrome_events(report(ADD), ops=False)
     assert {e["cat"] for e in events if e["ph"] == "X"} == {"gil"}
 
 

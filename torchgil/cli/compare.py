@@ -8,7 +8,8 @@ import math
 import platform
 import sys
 
-from torchgil._files import save_figure, write_whole
+from torchgil._files import write_whole
+from torchgil._pictures import save_figure
 from torchgil._version import __version__
 from torchgil.cli import needs
 from torchgil.cli.output import output_file, save_all

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from torchgil.tracing.figures import NO_COLLECTIONS, Collections
-from torchgil.tracing.recording import Kind, Segment, State, ThreadRecording
+from torchgil.tracing.recording import Kind, State, ThreadRecording
+from torchgil.tracing.segments import Segments
 
 __all__ = ["Interval", "collections_of", "intervals", "together"]
 
@@ -16,7 +17,7 @@ _NS = 1e-9
 _KINDS = (Kind.COLLECTION_START, Kind.COLLECTION_END)
 
 
-def intervals(thread: ThreadRecording, segments: list[Segment]) -> Iterator[Interval]:
+def intervals(thread: ThreadRecording, segments: Segments) -> Iterator[Interval]:
     """Each collection, in order, as far as it lies within the thread's time.
 
     A collection whose start was not recorded began before that time, and one whose end was not goes on
@@ -40,9 +41,7 @@ def intervals(thread: ThreadRecording, segments: list[Segment]) -> Iterator[Inte
         yield started[0], last_ns, started[1]
 
 
-def collections_of(
-    thread: ThreadRecording, segments: list[Segment], start_ns: int, end_ns: int
-) -> Collections:
+def collections_of(thread: ThreadRecording, segments: Segments, start_ns: int, end_ns: int) -> Collections:
     """What one thread spent in collections between two times of the monotonic clock."""
     totals = [0, 0, 0, 0]
     count = releases = longest = 0
@@ -55,8 +54,7 @@ def collections_of(
         releases += _releases(thread, begin, end)
         if end - begin > longest:
             longest, generation = end - begin, of
-        first = max(0, bisect_right(segments, begin, key=lambda s: s[0]) - 1)
-        for at in range(first, len(segments)):
+        for at in range(segments.at(begin), len(segments)):
             since, until, state = segments[at]
             if since >= end:
                 break

@@ -11,6 +11,7 @@ import functools
 import linecache
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import PurePath
@@ -76,12 +77,10 @@ def of_line(filename: str, lineno: int) -> Extension | None:
     module = _module_of(filename)
     if module is None:
         return None
-    nodes, rebound = _parsed(filename)
-    here = [node for node in nodes if node.lineno == lineno]
-    calls = [node for node in here if isinstance(node, ast.Call)]
-    if len(calls) != 1 or any(isinstance(node, _CODE_TOO) for node in here):
+    called, rebound = _parsed(filename)
+    if lineno not in called:
         return None
-    found = _look_up(calls[0].func, module, rebound)
+    found = _look_up(called[lineno], module, rebound)
     return None if found is None else of_callable(found)
 
 
@@ -121,18 +120,63 @@ def of_op(name: str) -> str | None:
 _CODE_TOO = (ast.BinOp, ast.Compare, ast.Subscript, ast.UnaryOp, ast.For, ast.ListComp, ast.GeneratorExp)
 
 
+# Parsing holds the GIL, some 10 ms for so many characters of dense code.
+_PIECE = 16_000
+_GOES_ON = (" ", "\t", "\n", "#", ")", "]", "}", "else", "elif", "except", "finally")
+
+
 @functools.lru_cache(maxsize=32)
-def _parsed(filename: str) -> tuple[list[ast.expr | ast.stmt], frozenset[str]]:
-    """A file's expressions and statements, and the names that are bound by more than imports and defs."""
-    try:
-        nodes = list(ast.walk(ast.parse("".join(linecache.getlines(filename)))))
-    except (SyntaxError, ValueError):
-        return [], frozenset()
-    rebound = {node.arg for node in nodes if isinstance(node, ast.arg)}
-    rebound |= {
-        node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-    }
-    return [node for node in nodes if isinstance(node, ast.expr | ast.stmt)], frozenset(rebound)
+def _parsed(filename: str) -> tuple[dict[int, ast.expr], frozenset[str]]:
+    """What each line that does nothing but one call calls, and the names bound by more than imports and defs.
+
+    Nothing, where the file is no Python or one statement of it takes too long to parse.
+    """
+    called: dict[int, ast.expr] = {}
+    rebound: set[str] = set()
+    for first, tree in _statements(linecache.getlines(filename)):
+        if tree is None:
+            return {}, frozenset()
+        code_too: set[int] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arg):
+                rebound.add(node.arg)
+            elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+                rebound.add(node.id)
+            if isinstance(node, ast.Call):
+                line = first + node.lineno
+                if line in called:
+                    code_too.add(line)
+                called[line] = node.func
+            elif isinstance(node, _CODE_TOO):
+                code_too.add(first + node.lineno)
+        for line in code_too:
+            called.pop(line, None)
+    return called, frozenset(rebound)
+
+
+def _statements(lines: list[str]) -> Iterator[tuple[int, ast.Module | None]]:
+    """Trees of one or a few statements, with the number of lines before each; the last is None on failure.
+
+    A piece ends before a line that looks as if it begins a statement. Within a string of several lines one
+    may look so and begin none; the piece cannot be parsed then, and gets more lines.
+    """
+    begin, length = 0, 1
+    while begin < len(lines):
+        end = min(begin + length, len(lines))
+        while end < len(lines) and lines[end].startswith(_GOES_ON):
+            end += 1
+        source = "".join(lines[begin:end])
+        try:
+            tree = ast.parse(source) if len(source) <= _PIECE else None
+        except (SyntaxError, ValueError):
+            if end < len(lines):
+                length = 2 * (end - begin)
+                continue
+            tree = None
+        yield begin, tree
+        if tree is None:
+            return
+        begin, length = end, 1
 
 
 def _module_of(filename: str) -> ModuleType | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torchgil.tracing.recording import Recording, Segment
+from torchgil.tracing.recording import Recording
+from torchgil.tracing.segments import Segments
 
 __all__ = [
     "LONG_HOLD_S",
@@ -121,4 +122,4 @@ class Figures:
     notes: tuple[str, ...]
     collections: Collections  # of all threads
     recording: Recording = field(repr=False, compare=False)
-    segments: tuple[list[Segment], ...] = field(repr=False, compare=False)
+    segments: tuple[Segments, ...] = field(repr=False, compare=False)

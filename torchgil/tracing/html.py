@@ -7,7 +7,7 @@ from html import escape
 
 from torchgil.tracing import text, timeline
 from torchgil.tracing.figures import Figures
-from torchgil.tracing.recording import Segment
+from torchgil.tracing.segments import Segments
 
 __all__ = ["page", "paragraph", "picture", "preformatted", "report", "table"]
 
@@ -110,7 +110,7 @@ def _words(x: float, y: float, words: str, anchor: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="currentColor">{escape(words)}</text>'
 
 
-def _stripes(segments: list[Segment], begin: int, end: int) -> Iterator[tuple[float, float, str]]:
+def _stripes(segments: Segments, begin: int, end: int) -> Iterator[tuple[float, float, str]]:
     """x, width and colour of each stretch of columns that look the same."""
     width = (_WIDTH - _NAME) / _COLUMNS
     colours = timeline.colours(segments, begin, end, _COLUMNS)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
 from collections import defaultdict
 from itertools import pairwise
 
 from torchgil.tracing.collecting import collections_of, together
 from torchgil.tracing.figures import Figures, OpReport, Span, ThreadReport, verdict_of
+from torchgil.tracing.holding import Holds, holders_meanwhile
 from torchgil.tracing.recording import (
     STARTS,
     Kind,
     OpenOp,
     OpStack,
     Recording,
-    Segment,
     State,
     ThreadRecording,
 )
+from torchgil.tracing.segments import Segments
 from torchgil.tracing.states import states_of
 
 __all__ = ["figures_of", "span_of"]
@@ -29,12 +30,7 @@ def figures_of(recording: Recording) -> Figures:
     """Turns events into numbers."""
     segments = states_of(recording)
     ops = _Ops(recording)
-    holds = sorted(
-        (start, end, thread.name)
-        for thread, states in zip(recording.threads, segments, strict=True)
-        for start, end, state in states
-        if state is State.HELD
-    )
+    holds = Holds.of(segments)
     threads = []
     for thread, states in zip(recording.threads, segments, strict=True):
         waits_after = ops.add_thread(thread, states)
@@ -48,7 +44,7 @@ def figures_of(recording: Recording) -> Figures:
                 native_id=thread.native_id,
                 **{name: getattr(span, name) for name in Span.__slots__},
                 waits_after=waits_after,
-                waits_for=_holders_meanwhile(states, holds),
+                waits_for=holders_meanwhile(states, holds, recording.threads),
             )
         )
     notes = list(recording.notes)
@@ -73,27 +69,12 @@ def figures_of(recording: Recording) -> Figures:
     )
 
 
-def _holders_meanwhile(segments: list[Segment], holds: list[tuple[int, int, str]]) -> dict[str, float]:
-    """Who held the GIL while a thread waited for it; `holds` are sorted and do not overlap."""
-    waited: defaultdict[str, int] = defaultdict(int)
-    for start, end, state in segments:
-        if state is not State.WAIT:
-            continue
-        first = bisect_right(holds, start, key=lambda hold: hold[1])
-        for at in range(first, len(holds)):  # a slice would copy, an islice walk, all of them for each wait
-            begin, until, name = holds[at]
-            if begin >= end:
-                break
-            waited[name] += min(end, until) - max(start, begin)
-    return {name: ns * _NS for name, ns in sorted(waited.items(), key=lambda item: -item[1])}
-
-
-def span_of(thread: ThreadRecording, segments: list[Segment], start_ns: int, end_ns: int) -> Span:
+def span_of(thread: ThreadRecording, segments: Segments, start_ns: int, end_ns: int) -> Span:
     """What one thread did between two times of the monotonic clock."""
     totals = [0, 0, 0, 0]
     longest = [0, 0, 0, 0]
-    first = max(0, bisect_right(segments, start_ns, key=lambda s: s[0]) - 1)
-    for start, end, state in segments[first:]:
+    for at in range(segments.at(start_ns), len(segments)):
+        start, end, state = segments[at]
         if start >= end_ns:
             break
         length = min(end, end_ns) - max(start, start_ns)
@@ -137,22 +118,41 @@ class _Totals:
 class _Clock:
     """Cumulative time per state of one thread, read at times that never decrease."""
 
-    def __init__(self, segments: list[Segment]) -> None:
+    def __init__(self, segments: Segments) -> None:
         self.segments = segments
         self.index = 0  # of the segment that the last time read lies in
         self._before = [0, 0, 0, 0]  # of the segments before that one
 
     def at(self, time_ns: int) -> list[int]:
-        segments = self.segments
-        while self.index < len(segments) and segments[self.index][1] <= time_ns:
-            start, end, state = segments[self.index]
-            self._before[state] += end - start
-            self.index += 1
+        bounds, states, index = self.segments.bounds, self.segments.states, self.index
+        while index < len(states) and bounds[index + 1] <= time_ns:
+            self._before[states[index]] += bounds[index + 1] - bounds[index]
+            index += 1
+        self.index = index
         now = self._before.copy()
-        if self.index < len(segments) and segments[self.index][0] < time_ns:
-            start, _, state = segments[self.index]
-            now[state] += time_ns - start
+        if index < len(states) and bounds[index] < time_ns:
+            now[states[index]] += time_ns - bounds[index]
         return now
+
+
+class _Ends:
+    """When ops ended, and their names, as numbers."""
+
+    def __init__(self) -> None:
+        self.times_ns = array("q")
+        self._which = array("i")
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = []
+
+    def add(self, time_ns: int, name: str) -> None:
+        number = self._numbers.setdefault(name, len(self._names))
+        if number == len(self._names):
+            self._names.append(name)
+        self.times_ns.append(time_ns)
+        self._which.append(number)
+
+    def name(self, at: int) -> str:
+        return self._names[self._which[at]]
 
 
 class _Ops:
@@ -162,12 +162,12 @@ class _Ops:
         self._recording = recording
         self._totals: defaultdict[str, _Totals] = defaultdict(_Totals)
 
-    def add_thread(self, thread: ThreadRecording, segments: list[Segment]) -> dict[str, float]:
+    def add_thread(self, thread: ThreadRecording, segments: Segments) -> dict[str, float]:
         """Adds one thread's ops; returns the time it waited in windows, by the op that ran in them."""
         clock = _Clock(segments)
         stack = OpStack(self._recording)
         starts: list[tuple[list[int], int]] = []  # of the open ops: the clock, and the segment
-        ends: list[tuple[int, str]] = []  # of the outermost ops
+        ends = _Ends()  # of the outermost ops
         limit = self._recording.complete_until_ns
         for time_ns, kind, offset in zip(thread.times_ns, thread.kinds, thread.names, strict=True):
             if time_ns >= limit:
@@ -185,8 +185,8 @@ class _Ops:
                     self._close(ended, stack, starts[len(stack.ops)], time_ns, clock)
                     del starts[len(stack.ops) :]
                     if not stack.ops:
-                        ends.append((time_ns, ended.name))
-        last_ns = segments[-1][1] if segments else limit
+                        ends.add(time_ns, ended.name)
+        last_ns = segments.bounds[-1] if segments else limit
         while stack.ops:  # still running when the trace, or its buffer, ended
             ended = stack.ops.pop()
             self._close(ended, stack, starts.pop(), last_ns, clock)
@@ -202,12 +202,13 @@ class _Ops:
         totals.wall += time_ns - op.start_ns
         for state, (now, then) in enumerate(zip(clock.at(time_ns), before, strict=True)):
             totals.states[state] += now - then
-        for begin, end, state in clock.segments[first : clock.index + 1]:
-            if state is State.HELD:
-                held = min(end, time_ns) - max(begin, op.start_ns)
+        bounds, states = clock.segments.bounds, clock.segments.states
+        for at in range(first, min(clock.index + 1, len(states))):
+            if states[at] == State.HELD:
+                held = min(bounds[at + 1], time_ns) - max(bounds[at], op.start_ns)
                 totals.longest_hold = max(totals.longest_hold, held)
 
-    def _attribute_waits(self, ends: list[tuple[int, str]], segments: list[Segment]) -> dict[str, float]:
+    def _attribute_waits(self, ends: _Ends, segments: Segments) -> dict[str, float]:
         """Gives each wait to the outermost op that ended last in the window before it."""
         waits: defaultdict[str, int] = defaultdict(int)
         next_end = 0
@@ -215,9 +216,9 @@ class _Ops:
             if state is not State.WAIT or before[2] is not State.FREE:
                 continue
             name = ""
-            while next_end < len(ends) and ends[next_end][0] <= start:
-                if ends[next_end][0] >= before[0]:
-                    name = ends[next_end][1]
+            while next_end < len(ends.times_ns) and ends.times_ns[next_end] <= start:
+                if ends.times_ns[next_end] >= before[0]:
+                    name = ends.name(next_end)
                 next_end += 1
             if name:
                 self._totals[name].states[State.WAIT] += end - start

@@ -18,6 +18,7 @@ __all__ = [
     "Segment",
     "State",
     "ThreadRecording",
+    "joined",
 ]
 
 
@@ -55,6 +56,17 @@ class State(IntEnum):
 
 Segment = tuple[int, int, State]  # start_ns, end_ns, state; adjoining, in order
 
+_PIECE_BYTES = 1 << 20  # of events: what one call in C takes at a time, with the GIL held
+
+
+def joined(head: Sequence[int], tail: Sequence[int], start: int = 0) -> array[int]:
+    """Those of `head`, and those of `tail` from an index on, as compact as they come from a trace."""
+    numbers = array("q", head)
+    step = _PIECE_BYTES // numbers.itemsize
+    for begin in range(start, len(tail), step):
+        numbers.extend(tail[begin : begin + step])
+    return numbers
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadRecording:
@@ -74,17 +86,15 @@ class ThreadRecording:
         cls, ident: int, native_id: int, name: str, events: bytes, known_at_start: bool
     ) -> ThreadRecording:
         """From pairs of int64: the time in ns, and the kind with the name's offset above it."""
-        pairs = array("q", events)
-        data = pairs[1::2]
-        return cls(
-            ident,
-            native_id,
-            name,
-            pairs[::2],
-            bytes(value & 0xFF for value in data),
-            array("q", [value >> 8 for value in data]),
-            known_at_start,
-        )
+        times_ns, kinds, names = array("q"), bytearray(), array("q")
+        whole = memoryview(events)
+        for begin in range(0, len(events), _PIECE_BYTES):
+            pairs = array("q", whole[begin : begin + _PIECE_BYTES].tobytes())
+            times_ns.extend(pairs[::2])
+            data = pairs[1::2]
+            kinds.extend(value & 0xFF for value in data)
+            names.extend(value >> 8 for value in data)
+        return cls(ident, native_id, name, times_ns, kinds, names, known_at_start)
 
     def ended(self) -> ThreadRecording:
         """The same with its end marked, where its last release was seen and the end was not."""
@@ -92,9 +102,9 @@ class ThreadRecording:
             return self
         return replace(
             self,
-            times_ns=[*self.times_ns, self.times_ns[-1]],
-            kinds=[*self.kinds, Kind.THREAD_END],
-            names=[*self.names, 0],
+            times_ns=joined([], self.times_ns) + array("q", self.times_ns[-1:]),
+            kinds=bytes(self.kinds) + bytes([Kind.THREAD_END]),
+            names=joined([], self.names) + array("q", [0]),
         )
 
 

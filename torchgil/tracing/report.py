@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from os import PathLike
 from typing import Any
 
 from torchgil._files import write_whole
 from torchgil.tracing import html, text, timeline
+from torchgil.tracing.chrome import chrome_trace
 from torchgil.tracing.figures import LONG_HOLD_S, Figures, Span
 from torchgil.tracing.numbers import figures_of, span_of
 from torchgil.tracing.recording import Recording
@@ -56,7 +58,8 @@ class Report(Figures):
 
     def save_json(self, path: str | PathLike[str]) -> None:
         """Writes `to_dict` to a file; "version" changes when the meaning of a field does."""
-        write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        # Piece by piece: one call that encodes all of it holds the GIL until it is done.
+        write_whole(path, chain(json.JSONEncoder(indent=1).iterencode(self.to_dict()), "\n"))
 
     def save_chrome_trace(self, path: str | PathLike[str], *, ops: bool = True) -> None:
         """Writes the timeline for Perfetto (ui.perfetto.dev) or chrome://tracing.
@@ -69,7 +72,7 @@ class Report(Figures):
             ops: False leaves the lane of ops out, for a file that is to be loaded
                 together with ``torch.profiler``'s, which has the same ops.
         """
-        write_whole(path, json.dumps(timeline.chrome_trace(self, ops=ops)))
+        write_whole(path, chrome_trace(self, ops=ops))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draws the timeline as a picture: who held the GIL when. Needs matplotlib (torchgil[cli])."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
-from torchgil.tracing.recording import STARTS, Kind, Recording, Segment, State, ThreadRecording
+from torchgil.tracing.recording import STARTS, Kind, Recording, State, ThreadRecording, joined
+from torchgil.tracing.segments import Segments
 
 __all__ = ["since", "states_of"]
 
@@ -27,7 +30,7 @@ _BEFORE = {
 }
 
 
-def states_of(recording: Recording) -> list[list[Segment]]:
+def states_of(recording: Recording) -> list[Segments]:
     """Each thread's states over time, in the order of `recording.threads`.
 
     At most one thread holds the GIL. Where two claim to, because a forced switch was
@@ -40,15 +43,15 @@ def states_of(recording: Recording) -> list[list[Segment]]:
     return _resolve(claims)
 
 
-def _claimed(thread: ThreadRecording, recording: Recording) -> list[Segment]:
+def _claimed(thread: ThreadRecording, recording: Recording) -> Segments:
+    segments = Segments()
     end_ns = recording.complete_until_ns
     since = recording.start_ns
     if not thread.known_at_start:
         if not thread.times_ns:
-            return []
+            return segments
         since = max(since, thread.times_ns[0])
     state = thread.at_start
-    segments: list[Segment] = []
     for time_ns, kind in _gil_events(thread):
         if time_ns >= end_ns:
             break
@@ -61,12 +64,13 @@ def _claimed(thread: ThreadRecording, recording: Recording) -> list[Segment]:
         if kind == Kind.REQUEST and state is State.PREEMPTED:
             continue  # switched out, it asks at once: all of it is one wait to run again
         if time_ns > since:
-            segments.append((since, time_ns, state))
+            segments.add(since, state)
             since = time_ns
         state = _NEXT[kind]
     if end_ns > since:
-        segments.append((since, end_ns, State.FREE if state is None else state))
-    return segments
+        segments.add(since, State.FREE if state is None else state)
+        since = end_ns
+    return segments.close(since)
 
 
 # Calling the enumeration for each event would take longer than all else that is done with it.
@@ -98,7 +102,7 @@ def _since(thread: ThreadRecording, recording: Recording, start_ns: int) -> Thre
     known, state = True, thread.at_start
     open_ops: list[tuple[int, int]] = []  # kind and name
     collecting: list[tuple[int, int]] = []  # likewise, one at most
-    for kind, name in zip(thread.kinds[:cut], thread.names[:cut], strict=True):
+    for kind, name in zip(islice(thread.kinds, cut), islice(thread.names, cut), strict=True):
         if kind == Kind.THREAD_END:
             known, state = False, None
         elif kind in _GIL_KINDS and not (kind == Kind.REQUEST and state is State.PREEMPTED):
@@ -118,70 +122,86 @@ def _since(thread: ThreadRecording, recording: Recording, start_ns: int) -> Thre
     carried = open_ops + collecting
     return replace(
         thread,
-        times_ns=[start_ns] * len(carried) + list(thread.times_ns[cut:]),
-        kinds=[kind for kind, _ in carried] + list(thread.kinds[cut:]),
-        names=[name for _, name in carried] + list(thread.names[cut:]),
+        times_ns=joined([start_ns] * len(carried), thread.times_ns, cut),
+        kinds=bytes(kind for kind, _ in carried) + bytes(thread.kinds[cut:]),
+        names=joined([name for _, name in carried], thread.names, cut),
         known_at_start=known,
         at_start=state,
     )
 
 
-def _resolve(claims: list[list[Segment]]) -> list[list[Segment]]:
+def _resolve(claims: list[Segments]) -> list[Segments]:
     """Turns what was held while another held it into preempted."""
-    held = sorted(
-        (start, end, thread)
-        for thread, segments in enumerate(claims)
-        for start, end, state in segments
-        if state is State.HELD
-    )
-    if all(a[1] <= b[0] for a, b in pairwise(held)):
+    if all(a[1] <= b[0] for a, b in pairwise(_held(claims))):
         return claims
-    pieces: list[list[Segment]] = [[] for _ in claims]
-    for thread, start, end, state in _holders(held):
-        pieces[thread].append((start, end, state))
+    # The pieces of each thread's claims, in order: where each begins, and the number of its state.
+    starts, states = [array("q") for _ in claims], [bytearray() for _ in claims]
+    for thread, start, state in _holders(_held(claims)):
+        starts[thread].append(start)
+        states[thread].append(state)
     return [
-        _merge([s for s in segments if s[2] is not State.HELD] + pieces[thread])
-        for thread, segments in enumerate(claims)
+        _replaced(claimed, zip(starts[thread], states[thread], strict=True))
+        for thread, claimed in enumerate(claims)
     ]
 
 
-def _holders(held: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, State]]:
-    """Splits overlapping claims (start, end, thread) at every change of the last to acquire."""
-    # An end sorts before a start at the same time: the GIL was handed over.
-    boundaries = sorted(
-        [(start, 1, claim) for claim, (start, _, _) in enumerate(held)]
-        + [(end, 0, claim) for claim, (_, end, _) in enumerate(held)]
-    )
-    since: dict[int, int] = {}  # open claims, and when their current piece began
-    latest: list[int] = []  # heap of open claims, the last to acquire first
+def _held(claims: list[Segments]) -> Iterator[tuple[int, int, int]]:
+    """Start, end and thread of each claim to hold the GIL, by their start."""
+
+    # Merged as they are read: to sort millions of them in one call would hold the GIL for seconds.
+    def of(thread: int, segments: Segments) -> Iterator[tuple[int, int, int]]:
+        return ((start, end, thread) for start, end, state in segments if state is State.HELD)
+
+    return heapq.merge(*(of(thread, segments) for thread, segments in enumerate(claims)))
+
+
+def _holders(held: Iterator[tuple[int, int, int]]) -> Iterator[tuple[int, int, State]]:
+    """Splits claims at every change of the last to acquire: thread, start and state of each piece."""
+    open_claims: dict[int, tuple[int, int]] = {}  # by number: the thread, and when its current piece began
+    latest: list[int] = []  # heap of open claims, the last to acquire first: they are numbered by their start
+    ends: list[tuple[int, int]] = []  # heap: when each ends
 
     def top() -> int | None:
-        while latest and -latest[0] not in since:
+        while latest and -latest[0] not in open_claims:
             heapq.heappop(latest)
         return -latest[0] if latest else None
 
-    for time_ns, starts, claim in boundaries:
-        holder = top()
-        if starts:
-            if holder is not None:
-                yield held[holder][2], since[holder], time_ns, State.HELD
-                since[holder] = time_ns
-            since[claim] = time_ns
-            heapq.heappush(latest, -claim)  # claims are sorted by start
-        else:
-            state = State.HELD if claim == holder else State.PREEMPTED
-            yield held[claim][2], since.pop(claim), time_ns, state
+    def cut(claim: int, time_ns: int, state: State) -> tuple[int, int, State]:
+        thread, since = open_claims[claim]
+        open_claims[claim] = thread, time_ns
+        return thread, since, state
+
+    def ended(until_ns: float) -> Iterator[tuple[int, int, State]]:
+        # An end comes before a start at the same time: the GIL was handed over.
+        while ends and ends[0][0] <= until_ns:
+            time_ns, claim = heapq.heappop(ends)
+            was_holder = claim == top()
+            yield cut(claim, time_ns, State.HELD if was_holder else State.PREEMPTED)
+            del open_claims[claim]
             successor = top()
-            if state is State.HELD and successor is not None:
-                yield held[successor][2], since[successor], time_ns, State.PREEMPTED
-                since[successor] = time_ns
+            if was_holder and successor is not None:
+                yield cut(successor, time_ns, State.PREEMPTED)
+
+    for claim, (start, end, thread) in enumerate(held):
+        yield from ended(start)
+        holder = top()
+        if holder is not None:
+            yield cut(holder, start, State.HELD)
+        open_claims[claim] = thread, start
+        heapq.heappush(latest, -claim)
+        heapq.heappush(ends, (end, claim))
+    yield from ended(math.inf)
 
 
-def _merge(segments: list[Segment]) -> list[Segment]:
-    merged: list[Segment] = []
-    for start, end, state in sorted(s for s in segments if s[1] > s[0]):
-        if merged and merged[-1][2] is state and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], end, state)
-        else:
-            merged.append((start, end, state))
-    return merged
+def _replaced(claimed: Segments, pieces: Iterator[tuple[int, int]]) -> Segments:
+    """The states of a thread with those pieces in the place of its claims to hold the GIL."""
+    resolved = Segments()
+    piece = next(pieces, None)
+    for start, end, state in claimed:
+        if state is not State.HELD:
+            resolved.add(start, state)
+            continue
+        while piece is not None and piece[0] < end:
+            resolved.add(piece[0], State(piece[1]))
+            piece = next(pieces, None)
+    return resolved.close(claimed.bounds[-1]) if claimed else resolved

@@ -1,23 +1,19 @@
-"""A report over time: the Chrome trace, and the picture of who held the GIL when."""
+"""A report over time: its ops, and the picture of who held the GIL when."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
-from torchgil._files import save_figure
+from torchgil._pictures import save_figure
 from torchgil.tracing.collecting import intervals
 from torchgil.tracing.figures import Figures
-from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, Segment, State, ThreadRecording
+from torchgil.tracing.recording import STARTS, Kind, OpStack, Recording, State, ThreadRecording
+from torchgil.tracing.segments import Segments
 
-__all__ = ["COLLECTING", "STATES", "chrome_trace", "colours", "draw", "longest", "op_slices"]
-
-# What torch.profiler counts its time stamps from: the start of the quarter of a
-# Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
-# nanosecond still fits into a double.
-_QUARTER_NS = 7_889_238 * 1_000_000_000
-_LANE = 1 << 32  # over any thread id: the lane of states beside the lane of ops
+__all__ = ["COLLECTING", "STATES", "colours", "draw", "longest", "op_slices"]
 
 STATES = {
     State.HELD: ("held", "terrible", "#c0392b"),
@@ -43,49 +39,6 @@ def op_slices(recording: Recording, thread: ThreadRecording) -> Iterator[tuple[i
                 yield op.start_ns, time_ns, op.name, len(stack.ops), op.held
     for depth, op in enumerate(stack.ops):  # still open at the end
         yield op.start_ns, limit, op.name, depth, op.held
-
-
-def chrome_trace(report: Figures, *, ops: bool = True) -> dict[str, Any]:
-    """The Trace Event Format's JSON object; times in microseconds."""
-    recording = report.recording
-    base_ns = (recording.start_ns + recording.unix_offset_ns) // _QUARTER_NS * _QUARTER_NS
-    shift = recording.unix_offset_ns - base_ns
-
-    def slice_(name: str, cat: str, tid: int, start_ns: int, end_ns: int, **more: Any) -> dict[str, Any]:
-        return {
-            "ph": "X",
-            "cat": cat,
-            "name": name,
-            "pid": recording.pid,
-            "tid": tid,
-            "ts": (start_ns + shift) / 1000,
-            "dur": (end_ns - start_ns) / 1000,
-            **more,
-        }
-
-    def label(kind: str, tid: int, **args: Any) -> dict[str, Any]:
-        return {"ph": "M", "name": kind, "pid": recording.pid, "tid": tid, "args": args}
-
-    events: list[dict[str, Any]] = []
-    for thread, segments in zip(recording.threads, report.segments, strict=True):
-        lane = _LANE + thread.native_id
-        if ops:
-            events.append(label("thread_name", thread.native_id, name=thread.name))
-            events.append(label("thread_sort_index", thread.native_id, sort_index=thread.native_id))
-            for start_ns, end_ns, name, _, held in op_slices(recording, thread):
-                args = {"entered with the GIL": held}
-                events.append(slice_(name, "op", thread.native_id, start_ns, end_ns, args=args))
-        events.append(label("thread_name", lane, name=f"{thread.name}: GIL"))
-        events.append(label("thread_sort_index", lane, sort_index=thread.native_id))
-        for start_ns, end_ns, state in segments:
-            name, colour, _ = STATES[state]
-            events.append(slice_(name, "gil", lane, start_ns, end_ns, cname=colour))
-    return {
-        "schemaVersion": 1,
-        "displayTimeUnit": "ms",
-        "baseTimeNanoseconds": base_ns,
-        "traceEvents": events,
-    }
 
 
 def draw(report: Figures, path: str | PathLike[str]) -> None:
@@ -132,16 +85,17 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     handles = [Patch(color=colour, label=name) for name, _, colour in STATES.values()]
     handles += [Patch(color=COLLECTING[1], label=COLLECTING[0])] if report.collections.count else []
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
-    save_figure(figure, path, dpi=150)
+    # Agg fills its canvas with the GIL held: 3 ms for a million pixels.
+    save_figure(figure, path, dpi=150 if len(rows) <= 8 else 100)
 
 
-def longest(thread: ThreadRecording, segments: list[Segment]) -> list[tuple[int, int]]:
+def longest(thread: ThreadRecording, segments: Segments) -> list[tuple[int, int]]:
     """Start and end of a thread's garbage collections, those alone that one could see in a picture."""
     found = [(start, end) for start, end, _ in intervals(thread, segments)]
     return sorted(sorted(found, key=lambda one: one[0] - one[1])[:500])
 
 
-def colours(segments: list[Segment], begin: int, end: int, width: int) -> list[str]:
+def colours(segments: Segments, begin: int, end: int, width: int) -> list[str]:
     """Of `width` columns: the states' colours mixed by their time, "" where there is none."""
     shares = _shares(segments, begin, end, width)
     return [_mixed([shares[state][column] for state in State]) for column in range(width)]
@@ -160,7 +114,7 @@ def _mixed(weights: list[float]) -> str:
     return "#" + "".join(f"{round(part):02x}" for part in parts)
 
 
-def _shares(segments: list[Segment], begin: int, end: int, width: int) -> list[list[float]]:
+def _shares(segments: Segments, begin: int, end: int, width: int) -> list[list[float]]:
     """How much of each of `width` columns each state takes."""
     shares = [[0.0] * width for _ in State]
     scale = width / (end - begin)
@@ -177,12 +131,12 @@ def _draw_ops(
     axes: Any, recording: Recording, thread: ThreadRecording, y: int, begin: int, span_ms: float
 ) -> None:
     """A thin bar per outermost op, with its name where there is room for it."""
-    bars = [
+    outermost = (
         ((start - begin) / 1e6, (end - start) / 1e6, name)
         for start, end, name, depth, _ in op_slices(recording, thread)
         if depth == 0
-    ]
-    bars = sorted(bars, key=lambda bar: -bar[1])[:2000]
+    )
+    bars = heapq.nlargest(2000, outermost, key=lambda bar: bar[1])  # sorting all would hold the GIL for long
     axes.broken_barh([bar[:2] for bar in bars], (y - 0.36, 0.12), color="#34495e", linewidth=0)
     for left, length, name in bars[:40]:
         if length > 0.012 * len(name) * span_ms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torchgil._files import save_figure
+from torchgil._pictures import save_figure
 
 __all__ = ["draw"]
 
@@ -54,7 +54,7 @@ def draw(demo: dict[str, Any], path: str | Path) -> None:
         _bars(middle, demo["scaling"], demo["machine"]["usable_cores"])
         _contention(bottom, demo["contention"])
         bottom.supxlabel(_caption(demo["machine"]), x=0.99, ha="right", size=8.5, color=FAINT)
-        save_figure(figure, path)
+        save_figure(figure, path, dpi=figure.dpi)
 
 
 def _caption(machine: dict[str, Any]) -> str:

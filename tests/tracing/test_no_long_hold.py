@@ -1,0 +1,112 @@
+"""Nothing of ours holds the GIL for over 20 ms, however large the report is.
+
+What is measured is the thread's CPU time between two moments at which the interpreter would have given the
+GIL to a thread that asks: a Python signal handler runs at just these moments. The machine's load is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conftest import run_in_child
+
+# With so many, what grows with the report is over the limit already: sorting it, encoding it, freeing it.
+EVENTS = int(os.environ.get("TORCHGIL_STRESS_EVENTS", "200_000"))
+
+MEASURE = """
+import gc, os, signal, sys, time
+from array import array
+import torch, torchgil
+from torchgil.tracing.recording import Kind, Recording, ThreadRecording
+from torchgil.tracing.report import build_report
+from torchgil.tracing.states import since
+
+LIMIT_S = 0.02
+last = 0.0
+gaps = []
+
+def now(signum, frame):
+    global last
+    at = time.thread_time()
+    gaps.append((at - last, frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+    last = time.thread_time()
+
+signal.signal(signal.SIGPROF, now)
+
+def longest(fn):
+    # The least of a few: what we do is there each time, a fault of a page or of a cache is not.
+    global last
+    found = []
+    for _ in range(3):
+        gaps.clear()
+        last = time.thread_time()
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+        result = fn()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        now(0, sys._getframe())
+        found.append(max(gaps))
+        if found[-1][0] < LIMIT_S:
+            break
+    return result, min(found)
+
+def check(what, fn):
+    result, gap = longest(fn)
+    assert gap[0] < LIMIT_S, f"{what}: {1e3 * gap[0]:.0f} ms before {gap[1:]}"
+    return result
+
+gc.collect()
+gc.freeze()  # or a collection of what torch has loaded would be found
+gap = longest(lambda: sum(range(5_000_000)))[1]
+assert gap[0] > LIMIT_S, gap  # the control: a call that does not give way
+"""
+
+REPORT = """
+def events(threads, each):
+    pattern = [Kind.RELEASE, 1 << 8 | Kind.OP_START, Kind.OP_END, Kind.REQUEST, Kind.ACQUIRE]
+    for thread in range(threads):
+        raw = array("q")
+        for i in range(each):
+            raw.append(1000 + (i * threads + thread) * 100)
+            raw.append(int(pattern[i % 5]))
+        yield raw.tobytes()
+
+threads, each = map(int, sys.argv[1:])
+end = 2000 + threads * each * 100
+recorded = check("read", lambda: tuple(
+    ThreadRecording.from_bytes(i, i, f"thread {i}", raw, True).ended()
+    for i, raw in enumerate(raws, 1)
+)) if (raws := list(events(threads, each))) else ()
+recording = Recording(
+    pid=os.getpid(), start_ns=0, stop_ns=end, complete_until_ns=end, dropped=0,
+    unix_offset_ns=time.time_ns(), threads=recorded, name_table=b"\\0aten::add\\0",
+)
+report = check("build", lambda: build_report(recording))
+assert report.events == threads * each
+os.chdir(os.environ["TMPDIR"])
+check("print", lambda: str(report))
+check("to_dict", report.to_dict)
+check("save_json", lambda: report.save_json("r.json"))
+check("save_chrome_trace", lambda: report.save_chrome_trace("t.json"))
+check("html", report._repr_html_)
+check("the last half", lambda: since(recording, end // 2))
+check("span", lambda: report.span(1, end // 2, end))
+try:
+    import matplotlib.figure
+except ImportError:
+    pass
+else:
+    check("plot", lambda: report.plot("p.png"))
+report = recording = recorded = None
+for name in os.listdir("."):
+    os.remove(name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("threads", "each"), [(4, EVENTS // 4), (30, 500)], ids=["many events", "30 threads"]
+)
+def test_a_report_of_any_size_is_made_shown_and_saved_without_a_long_hold(threads, each):
+    run_in_child(MEASURE + REPORT, str(threads), str(each), timeout=280)

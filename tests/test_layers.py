@@ -51,6 +51,18 @@ PYTHON_HEADER = re.compile(
     r"^(Python\.h|pybind11/|torch/csrc/(utils|Exceptions|python_headers|autograd/python))"
 )
 
+# What asks for the GIL, or says that a thread has it, in another way than torchgil/gil.h does. Before Python
+# 3.14 a thread that asks for it while the interpreter shuts down is unwound, which ends the process where a
+# destructor is on its stack; and PyGILState_Check() is always 1 once a sub-interpreter was made.
+BY_ITSELF = re.compile(
+    r"\bgil_scoped_(?:release|acquire)\b|\bPy_(?:BEGIN|END|UNBLOCK|BLOCK)_(?:ALLOW_)?THREADS\b"
+    r"|\b(?:PyEval_(?:Save|Restore|Acquire|Release)Thread|PyGILState_(?:Ensure|Release|Check))(?=\s*\()"
+)
+MAY_BY_ITSELF = {
+    "torchgil/include/torchgil/gil.h": {"PyEval_SaveThread", "PyEval_RestoreThread"},  # the one way
+    "csrc/tracing/prober.cpp": {"PyEval_SaveThread"},  # gives up what take_gil() got: nothing is asked for
+}
+
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
     {"_C", "_built_for", "_checks", "_files", "_imports", "_setting", "_support", "_version", "headers"},
@@ -187,6 +199,20 @@ def test_each_folder_of_cpp_is_in_the_rule():
     assert {p.name for p in (ROOT / "csrc").iterdir() if p.is_dir()} == MAY_INCLUDE.keys()
 
 
+def by_itself(source):
+    """What a C++ source asks for the GIL with, comments and strings aside."""
+    without = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', " ", source, flags=re.DOTALL)
+    return set(BY_ITSELF.findall(without))
+
+
+TEMPLATES = sorted(p for p in (ROOT / "torchgil" / "template").rglob("*.cpp.tpl"))
+
+
+@pytest.mark.parametrize("path", [*CSRC, *HEADERS, *TEMPLATES], ids=name)
+def test_the_gil_is_given_up_and_taken_in_one_way(path):
+    assert by_itself(path.read_text()) == MAY_BY_ITSELF.get(name(path), set())
+
+
 @pytest.mark.parametrize("path", HEADERS, ids=name)
 def test_the_installed_headers_need_no_other_file_of_ours(path):
     folder = path.parent.parent
@@ -265,3 +291,11 @@ def test_a_private_name_is_found():
     modules = {"forward.nogil.nogil", "_build.C", "forward.inductor._key", "tracing._page.x"}
     assert private(modules) == modules - {"forward.nogil.nogil"}
     assert private(modules, {"_build.C"}) == {"forward.inductor._key", "tracing._page.x"}
+
+
+@pytest.mark.parametrize(
+    "line", ["py::gil_scoped_release r;", "PyEval_RestoreThread (state);", "Py_BEGIN_ALLOW_THREADS"]
+)
+def test_another_way_to_the_gil_is_found(line):
+    assert len(by_itself(f"/* */ {line} // PyGILState_Check()")) == 1
+    assert by_itself('"PyGILState_Check()" &PyEval_SaveThread') == set()

@@ -8,14 +8,31 @@ namespace torchgil {
 
 namespace {
 
-/// The thread state at this address, or nullptr where none lives there now.
-PyThreadState* find_thread(const void* holder) {
-  PyThreadState* state =
-      PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+PyThreadState* find_thread_of(
+    PyInterpreterState* interpreter, const void* holder) {
+  PyThreadState* state = PyInterpreterState_ThreadHead(interpreter);
   while (state != nullptr && state != holder) {
     state = PyThreadState_Next(state);
   }
   return state;
+}
+
+/// The thread state at this address, or nullptr where none lives there now.
+/// From 3.12 on a sub-interpreter may come and go, and its threads too, while
+/// this thread holds the main one's GIL: they cannot be listed, and a thread
+/// that holds it as one of another interpreter's is not found.
+PyThreadState* find_thread(const void* holder) {
+#if PY_VERSION_HEX >= 0x030C0000
+  return find_thread_of(PyInterpreterState_Main(), holder);
+#else
+  PyThreadState* found = nullptr;
+  for (PyInterpreterState* interpreter = PyInterpreterState_Head();
+       interpreter != nullptr && found == nullptr;
+       interpreter = PyInterpreterState_Next(interpreter)) {
+    found = find_thread_of(interpreter, holder);
+  }
+  return found;
+#endif
 }
 
 /// Its threading.Thread's name, read without running the property; for a
@@ -34,6 +51,12 @@ py::object name_of(const Culprit& culprit, const py::dict& threads) {
 
 Culprit without_frames(PyThreadState* state, const py::dict& threads) {
   Culprit thread;
+  if (state->interp != PyInterpreterState_Main()) {
+    // The numbers in there are those of the thread that made the interpreter,
+    // whichever is in it now.
+    thread.name = py::str("(in a sub-interpreter)");
+    return thread;
+  }
   thread.ident = state->thread_id;
 #if PY_VERSION_HEX >= 0x030B0000
   thread.native_id = state->native_thread_id;

@@ -17,6 +17,7 @@
 #include "redirect/redirect.h"
 #include "tracing/event_log.h"
 #include "tracing/futex_waiters.h"
+#include "tracing/gil_holder.h"
 #include "tracing/gil_lock.h"
 
 #include <pthread.h>
@@ -137,39 +138,57 @@ void note_request_by_lock() {
   r->gil = GilState::kAsks;
 }
 
-// The entry points. GIL: as the function of the same name has it.
+// The entry points. GIL: as the function of the same name has it. A thread that
+// is in an interpreter with a GIL of its own has no event: of the main one's
+// lock it is seen when the thread goes there and when it comes back.
 
 PyThreadState* save_thread() {
-  note_release(EventKind::kRelease, GilState::kReleasing);
+  if (has_main_gil(PyThreadState_Get())) {
+    note_release(EventKind::kRelease, GilState::kReleasing);
+  }
   return next_save_thread();
 }
 
 void release_thread(PyThreadState* state) {
-  note_release(EventKind::kRelease, GilState::kReleasing);
+  if (has_main_gil(state)) {
+    note_release(EventKind::kRelease, GilState::kReleasing);
+  }
   next_release_thread(state);
 }
 
 // pybind11's gil_scoped_acquire ends with this on a thread of its own making.
 void delete_current() {
-  note_release(EventKind::kRelease, GilState::kReleasing);
+  if (has_main_gil(PyThreadState_Get())) {
+    note_release(EventKind::kRelease, GilState::kReleasing);
+  }
   next_delete_current();
 }
 
 // No noexcept: at interpreter exit these end the thread by unwinding it.
 void restore_thread(PyThreadState* state) {
-  note_request();
+  const bool seen = has_main_gil(state);
+  if (seen) {
+    note_request();
+  }
   next_restore_thread(state);
-  note_acquire();
+  if (seen) {
+    note_acquire();
+  }
 }
 
 void acquire_thread(PyThreadState* state) {
-  note_request();
+  const bool seen = has_main_gil(state);
+  if (seen) {
+    note_request();
+  }
   next_acquire_thread(state);
-  note_acquire();
+  if (seen) {
+    note_acquire();
+  }
 }
 
 PyGILState_STATE ensure() {
-  if (!event_log::running() || PyGILState_Check()) {
+  if (!event_log::running() || gil_held()) {
     return next_ensure(); // nested: nothing changes hands
   }
   note_request();
@@ -295,10 +314,7 @@ Witnesses start(bool use_lock) {
       client.covers_interpreter("PyEval_RestoreThread");
   // A child forked amid this learns it anew.
   if (learned == Learned::kNotYet) {
-    const bool known = gil_lock::learn(
-        gil_lock_found,
-        next_save_thread.original,
-        next_restore_thread.original);
+    const bool known = gil_lock::learn(gil_lock_found);
     learned = known ? Learned::kKnown : Learned::kUnknown;
   }
   witnesses.lock = use_lock && learned == Learned::kKnown;

@@ -45,6 +45,10 @@ uint64_t gil_switches() noexcept {
   return __atomic_load_n(&_PyRuntime.ceval.gil.switch_number, __ATOMIC_RELAXED);
 }
 
+bool has_main_gil(const PyThreadState*) noexcept {
+  return true; // there is one for all interpreters
+}
+
 #elif PY_VERSION_HEX < 0x030D0000
 
 bool gil_holder_known() noexcept {
@@ -52,7 +56,11 @@ bool gil_holder_known() noexcept {
 }
 
 const void* gil_holder() noexcept {
-  const _gil_runtime_state* gil = PyInterpreterState_Main()->ceval.gil;
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  if (main == nullptr) {
+    return nullptr; // the interpreter has ended
+  }
+  const _gil_runtime_state* gil = main->ceval.gil;
   // `locked` is -1 before the first thread; `last_holder` outlives a release.
   if (_Py_atomic_load_relaxed(&gil->locked) != 1) {
     return nullptr;
@@ -62,8 +70,16 @@ const void* gil_holder() noexcept {
 }
 
 uint64_t gil_switches() noexcept {
-  return __atomic_load_n(
-      &PyInterpreterState_Main()->ceval.gil->switch_number, __ATOMIC_RELAXED);
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  return main == nullptr
+      ? 0
+      : __atomic_load_n(&main->ceval.gil->switch_number, __ATOMIC_RELAXED);
+}
+
+bool has_main_gil(const PyThreadState* state) noexcept {
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  return main == nullptr || state->interp == main ||
+      state->interp->ceval.gil == main->ceval.gil;
 }
 
 #else
@@ -93,8 +109,8 @@ const DebugOffsets& offsets() noexcept {
 }
 
 template <typename T>
-T load(uint64_t offset) noexcept {
-  auto* at = reinterpret_cast<const char*>(PyInterpreterState_Main()) + offset;
+T load(const PyInterpreterState* interpreter, uint64_t offset) noexcept {
+  auto* at = reinterpret_cast<const char*>(interpreter) + offset;
   return __atomic_load_n(reinterpret_cast<const T*>(at), __ATOMIC_RELAXED);
 }
 
@@ -109,16 +125,27 @@ bool gil_holder_known() noexcept {
 }
 
 const void* gil_holder() noexcept {
-  if (load<int>(offsets().gil_locked) != 1) {
-    return nullptr;
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  if (main == nullptr || load<int>(main, offsets().gil_locked) != 1) {
+    return nullptr; // nobody, or the interpreter has ended
   }
-  return load<const void*>(offsets().gil_holder);
+  return load<const void*>(main, offsets().gil_holder);
 }
 
 uint64_t gil_switches() noexcept {
   constexpr uint64_t kWord = sizeof(unsigned long);
   const uint64_t behind = offsets().gil_locked + sizeof(int);
-  return load<unsigned long>((behind + kWord - 1) / kWord * kWord);
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  return main == nullptr
+      ? 0
+      : load<unsigned long>(main, (behind + kWord - 1) / kWord * kWord);
+}
+
+bool has_main_gil(const PyThreadState* state) noexcept {
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  const uint64_t gil = offsets().ceval_gil;
+  return main == nullptr || state->interp == main || !gil_holder_known() ||
+      load<const void*>(state->interp, gil) == load<const void*>(main, gil);
 }
 
 #endif

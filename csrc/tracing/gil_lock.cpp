@@ -2,6 +2,7 @@
 // GIL.
 #include "tracing/gil_lock.h"
 
+#include <torchgil/gil.h>
 #include "initial_exec.h"
 
 #include <atomic>
@@ -37,17 +38,16 @@ void overhear_signal(pthread_cond_t* cond) {
 
 // A release locks the mutex and signals `cond`; an acquire locks the same
 // mutex, then a second one, and signals `switch_cond` last.
-bool learn(
-    GilLock& found,
-    decltype(&PyEval_SaveThread) save_thread,
-    decltype(&PyEval_RestoreThread) restore_thread) {
+bool learn(GilLock& found) {
   std::vector<Call> calls;
   calls.reserve(16);
   lesson = &calls;
   learning = true;
-  PyThreadState* state = save_thread();
-  const size_t released = calls.size();
-  restore_thread(state);
+  size_t released = 0;
+  {
+    const ReleaseWindow window;
+    released = calls.size();
+  }
   learning = false;
   lesson = nullptr;
 

@@ -1,8 +1,6 @@
 // csrc/tracing/gil_lock.h: where the interpreter keeps the lock behind the GIL.
 #pragma once
 
-#include <Python.h>
-
 #include <pthread.h>
 
 namespace torchgil {
@@ -26,10 +24,7 @@ void overhear_signal(pthread_cond_t* cond);
 /// interpreter calls to do so. False where that is not what is known of
 /// CPython 3.2 to 3.14: then `found` is as it was.
 /// GIL: held on entry and return.
-bool learn(
-    GilLock& found,
-    decltype(&PyEval_SaveThread) save_thread,
-    decltype(&PyEval_RestoreThread) restore_thread);
+bool learn(GilLock& found);
 
 } // namespace gil_lock
 } // namespace torchgil

@@ -24,14 +24,16 @@ Monitor::~Monitor() {
 void Monitor::stop() {
   {
     std::lock_guard lock(mutex_);
-    if (stopping_) {
-      return;
+    if (!stopping_) {
+      stopping_ = true;
+      until_ = Clock::now();
     }
-    stopping_ = true;
-    until_ = Clock::now();
   }
   wake_.notify_one();
-  thread_.join();
+  std::lock_guard joining(joining_);
+  if (thread_.joinable()) {
+    thread_.join();
+  }
 }
 
 // A random moment of the stretch after the last one, or of the first that is

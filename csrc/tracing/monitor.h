@@ -42,7 +42,8 @@ class Monitor {
   Monitor(const Monitor&) = delete;
   Monitor& operator=(const Monitor&) = delete;
 
-  /// Ends the thread; what it has counted stays. GIL: not needed.
+  /// The thread has ended when it returns, also where another thread called it
+  /// first; what was counted stays. GIL: not needed, and better not held.
   void stop();
 
   /// What was counted since this was called before.
@@ -76,6 +77,7 @@ class Monitor {
 
   const Clock::duration interval_;
   const size_t kept_;
+  std::mutex joining_; // by whoever waits for the thread to end
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;

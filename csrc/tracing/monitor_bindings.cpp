@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include <torchgil/gil.h>
 #include "tracing/collections.h"
 #include "tracing/culprit.h"
 #include "tracing/monitor.h"
@@ -33,11 +34,15 @@ class PyMonitor {
     }
   }
 
+  // GIL: held on entry, released while the thread ends.
   ~PyMonitor() {
-    if (getpid() != started_in_) {
+    if (getpid() == started_in_) {
+      const ReleaseWindow window;
+      monitor_->stop();
+    } else {
       // A forked child has neither the thread nor the lock in a known state:
       // what the parent uses is left alone here, and lost.
-      monitor_.release();
+      monitor_.release(); // NOLINT: lost on purpose
     }
   }
 
@@ -48,7 +53,7 @@ class PyMonitor {
   void stop() {
     if (getpid() == started_in_) {
       {
-        py::gil_scoped_release released;
+        const ReleaseWindow window;
         monitor_->stop();
       }
       learn_all(); // a thread that ends from now on is not noticed

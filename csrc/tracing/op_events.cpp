@@ -1,8 +1,7 @@
 // csrc/tracing/op_events.cpp: start and end of every torch op.
-#include <Python.h>
-
 #include "tracing/op_events.h"
 
+#include <torchgil/gil.h>
 #include "tracing/event_log.h"
 
 #include <ATen/record_function.h>
@@ -23,7 +22,7 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& op) {
     const auto held =
         is_op ? EventKind::kOpStartHeld : EventKind::kScopeStartHeld;
     const uint64_t name = r->intern(op.name());
-    r->push(now_ns(), PyGILState_Check() ? held : free, name);
+    r->push(now_ns(), gil_held() ? held : free, name);
   }
   return nullptr;
 }

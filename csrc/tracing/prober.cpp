@@ -23,24 +23,21 @@ class ThreadState {
  public:
   ThreadState() : state_(PyThreadState_New(PyInterpreterState_Main())) {}
 
-  // GIL: taken to delete the state; an interpreter that ends does that itself.
-  ~ThreadState() {
-    if (state_ != nullptr && !interpreter_is_finalizing()) {
-      acquire();
-      PyThreadState_Clear(state_);
-      PyThreadState_DeleteCurrent();
-    }
-  }
-
   ThreadState(const ThreadState&) = delete;
   ThreadState& operator=(const ThreadState&) = delete;
 
   void acquire() {
-    PyEval_RestoreThread(state_);
+    take_gil(state_);
   }
 
   void release() {
     PyEval_SaveThread();
+  }
+
+  // GIL: held, and given up for good.
+  void end() {
+    PyThreadState_Clear(state_);
+    PyThreadState_DeleteCurrent();
   }
 
  private:
@@ -59,23 +56,36 @@ Prober::Prober(Settings settings, Report report)
   try {
     knocker_ = std::thread(&Prober::knock, this);
   } catch (...) { // the system has no more threads
-    join();
+    stop();
     throw;
   }
 }
 
 Prober::~Prober() {
-  join();
+  stop();
+  if (looker_.joinable()) { // the knocker is parked: see stop()
+    looker_.join();
+    knocker_.detach();
+  }
 }
 
-void Prober::join() {
+void Prober::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
+    wake_looker_.notify_one();
+    wake_knocker_.notify_one();
+    if (asking_ && interpreter_is_finalizing()) {
+      // A thread that asked for the GIL before the interpreter began to shut
+      // down, and has not got it, never gets it. The knocker is parked and uses
+      // nothing of this any more; whoever waits for its end waits for ever.
+      return;
+    }
   }
-  wake_looker_.notify_one();
-  wake_knocker_.notify_one();
-  looker_.join();
+  std::lock_guard joining(joining_);
+  if (looker_.joinable()) {
+    looker_.join();
+  }
   if (knocker_.joinable()) {
     knocker_.join();
   }
@@ -103,6 +113,9 @@ void Prober::look() {
         : std::chrono::duration_cast<Clock::duration>(
               std::min(gap(random), 2.0) * settings_.mean_gap);
     wake_looker_.wait_for(lock, pause, [this] { return stopping_; });
+    if (interpreter_is_finalizing()) {
+      return; // it takes apart what is looked at
+    }
     const void* holder = gil_holder();
     if (holder == nullptr || holder != before || stopping_) {
       before = holder;
@@ -122,7 +135,7 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
   while (true) {
     wake_looker_.wait_for(
         lock, settings_.look_period, [this] { return stopping_ || !waiting_; });
-    if (stopping_ || !waiting_) {
+    if (stopping_ || !waiting_ || interpreter_is_finalizing()) {
       return;
     }
     const uint64_t switches = gil_switches();
@@ -147,21 +160,32 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
   }
 }
 
-// GIL: asked for once per knock, held for microseconds, or while reporting.
+// GIL: asked for once per knock, held for microseconds, or while reporting; and
+// once at the end, for the thread state.
 void Prober::knock() {
   name_this_thread("torchgil-knock");
   ThreadState state;
   std::unique_lock lock(mutex_);
-  while (true) {
+  bool last = false;
+  while (!last) {
     wake_knocker_.wait(lock, [this] { return stopping_ || waiting_; });
-    if (stopping_ || interpreter_is_finalizing()) {
-      break;
+    if (interpreter_is_finalizing()) {
+      return; // it deletes the thread state itself
     }
+    last = stopping_;
+    asking_ = true;
     lock.unlock();
     state.acquire();
-    report_holds();
-    state.release();
     lock.lock();
+    asking_ = false; // before the GIL is given up: see stop()
+    lock.unlock();
+    if (last) {
+      state.end();
+    } else {
+      report_holds();
+      state.release();
+      lock.lock();
+    }
   }
 }
 

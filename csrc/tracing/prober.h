@@ -39,17 +39,22 @@ class Prober {
   /// Starts both threads. GIL: not needed.
   Prober(Settings settings, Report report);
 
-  /// GIL: must not be held: the knocker may be waiting for it.
   ~Prober();
 
   Prober(const Prober&) = delete;
   Prober& operator=(const Prober&) = delete;
 
+  /// Both threads have ended when it returns, also where another thread called
+  /// it first. Only in the thread that shuts the interpreter down it leaves a
+  /// knocker behind that asked for the GIL before: that one is parked, for it
+  /// never gets the GIL. GIL: must not be held: the knocker may be waiting for
+  /// it.
+  void stop();
+
   /// How often the knocker asked for the GIL.
   int64_t knocks() const;
 
  private:
-  void join();
   void look();
   void look_while_waiting(std::unique_lock<std::mutex>& lock);
   void knock();
@@ -58,12 +63,15 @@ class Prober {
   const Settings settings_;
   const Report report_;
 
+  std::mutex joining_; // by whoever waits for the threads to end
+
   // Taken by both threads for moments, never while either asks for the GIL.
   mutable std::mutex mutex_;
   std::condition_variable wake_looker_;
   std::condition_variable wake_knocker_;
   bool stopping_ = false;
   bool waiting_ = false; // the knocker waits for the GIL, and nobody looked yet
+  bool asking_ = false;  // the knocker asks for the GIL, and has not got it yet
   int64_t knocks_ = 0;
   HoldLog log_;
   std::unique_ptr<MainLook> main_look_;

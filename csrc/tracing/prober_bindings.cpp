@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <torchgil/gil.h>
 #include "tracing/collections.h"
 #include "tracing/culprit.h"
 #include "tracing/gil_holder.h"
@@ -65,7 +66,11 @@ class PyProber {
         threads_(std::move(threads)),
         sinks_(std::move(sinks)),
         totals_(std::move(totals)),
-        switch_interval_(py::module_::import("sys").attr("getswitchinterval")),
+        // Not py::module_::import: that can run Python code, and the thread
+        // of a daemon could be cut off in it.
+        switch_interval_(
+            py::reinterpret_borrow<py::object>(
+                PySys_GetObject("getswitchinterval"))),
         prober_(
             std::make_unique<Prober>(
                 Prober::Settings{
@@ -74,8 +79,14 @@ class PyProber {
                     seconds(look_period)},
                 [this](const Hold& hold) { call_report(hold); })) {}
 
+  // GIL: as stop() has it.
   ~PyProber() {
     stop();
+    if (getpid() != started_in_) {
+      // A forked child has neither the threads nor their locks in a known
+      // state: what the parent uses is left alone here, and lost.
+      prober_.release(); // NOLINT: lost on purpose
+    }
   }
 
   PyProber(const PyProber&) = delete;
@@ -83,23 +94,18 @@ class PyProber {
 
   /// GIL: held on entry, released while both threads end.
   void stop() {
-    // Taken out while the GIL is held: of two callers one gets it.
-    std::unique_ptr<Prober> prober = std::move(prober_);
     if (getpid() != started_in_) {
-      // A forked child has neither the threads nor their locks in a known
-      // state: what the parent uses is left alone here, and lost.
-      prober.release();
       return;
     }
     {
-      py::gil_scoped_release released;
-      prober.reset();
+      const ReleaseWindow window;
+      prober_->stop();
     }
     collections_.reset();
   }
 
   int64_t knocks() const {
-    return prober_ && getpid() == started_in_ ? prober_->knocks() : 0;
+    return getpid() == started_in_ ? prober_->knocks() : 0;
   }
 
   /// The calling thread begins: its end is wanted, too. GIL: held.
@@ -194,7 +200,7 @@ class PyProber {
 py::list wakeup_latencies(int samples) {
   std::vector<std::chrono::nanoseconds> measured;
   {
-    py::gil_scoped_release released;
+    const ReleaseWindow window;
     measured = measure_wakeups(samples);
   }
   py::list seconds;
@@ -204,9 +210,26 @@ py::list wakeup_latencies(int samples) {
   return seconds;
 }
 
+/// __exit__ of what has a stop(). Ctrl-C is raised between any two steps of
+/// Python code, the very first of an __exit__ among them; in C++ it is not, so
+/// that one Ctrl-C cannot keep stop() from being called and run to its end.
+/// GIL: held on entry; stop() gives it up.
+void leave_block(const py::object& self, const py::args&) {
+  try {
+    self.attr("stop")();
+  } catch (py::error_already_set&) {
+    self.attr("stop")();
+    throw;
+  }
+}
+
 } // namespace
 
 void register_prober(py::module_& m) {
+  const py::cpp_function leaves(
+      &leave_block, py::name("leave_block"), py::scope(m), py::arg("self"));
+  m.attr("leave_block") =
+      py::reinterpret_steal<py::object>(PyInstanceMethod_New(leaves.ptr()));
   m.def("gil_holder_known", &gil_holder_known);
   m.def("wakeup_latencies", &wakeup_latencies, py::arg("samples"));
   py::class_<PyProber>(m, "Prober")

@@ -4,7 +4,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
+
+#include "tracing/native_thread.h"
 
 namespace torchgil {
 
@@ -27,6 +31,7 @@ std::vector<std::chrono::nanoseconds> measure_wakeups(int samples) {
   Clock::time_point call_time;
   std::atomic<int> answers{0};
 
+  std::optional<SignalsBlocked> blocked(std::in_place);
   std::thread sleeper([&] {
     for (int i = 0; i < samples; ++i) {
       std::unique_lock lock(mutex);
@@ -35,6 +40,7 @@ std::vector<std::chrono::nanoseconds> measure_wakeups(int samples) {
       answers.store(i + 1, std::memory_order_release);
     }
   });
+  blocked.reset();
   for (int i = 0; i < samples; ++i) {
     // Long enough for the other thread to be asleep, and its core idle.
     compute_until(Clock::now() + std::chrono::microseconds(200));

@@ -49,3 +49,69 @@ def test_says_why_nothing_is_watched(
     )
     with pytest.warns(RuntimeWarning, match=f"{why}.*; nothing is watched"), torchgil.GilMonitor():
         pass
+
+
+INTERRUPTED = """
+    import gc, itertools, os, sys, threading, time, torchgil
+    from torchgil.tracing import background, thread_life
+    make = getattr(torchgil, sys.argv[1])
+    ours = os.path.dirname(background.__file__)
+
+    class Interrupts:
+        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
+        def __init__(self, nth):
+            self.left, self.at = nth, ()
+
+        def __call__(self, frame, event, called):
+            # Of the steps that torchgil's own code does. A with statement goes on from __enter__ without one.
+            last = event == "return" and frame.f_code.co_name == "__enter__"
+            if event != "c_call" and frame.f_code.co_filename.startswith(ours) and not last:
+                self.left -= 1
+                if not self.left:
+                    sys.setprofile(None)
+                    self.at = event, frame.f_code.co_name, getattr(called, "__name__", "")
+                    raise KeyboardInterrupt
+
+    def threads():
+        names = {thread.name for thread in threading.enumerate()}
+        for task in os.listdir("/proc/self/task"):
+            try:
+                names.add(open(f"/proc/self/task/{task}/comm").read().strip())
+            except FileNotFoundError:  # it has ended
+                pass
+        return {name for name in names if name.startswith("torchgil-")}
+
+    for nth in itertools.count(1):
+        watching = make()
+        interrupts, met = Interrupts(nth), None
+        try:
+            sys.setprofile(interrupts)
+            if sys.argv[2] == "with":
+                with watching:
+                    sys.setprofile(interrupts)
+            else:
+                watching.start()
+                watching.stop()
+        except KeyboardInterrupt as error:
+            if interrupts.at[0] != "return":  # Ctrl-C is raised just after, where that frame is gone
+                met = error  # and with it, as in a debugger, the frames that it came through
+        finally:
+            sys.setprofile(None)
+        if sys.argv[2] == "start" and watching.running:
+            watching.stop()  # it was interrupted as it was left: the caller knows that it runs
+        end = time.monotonic() + 10  # the last step of a Python thread is its own
+        while threads() and time.monotonic() < end:
+            time.sleep(0.001)
+        assert not threads(), (interrupts.at, threads())
+        assert not watching.running and not background._running and not thread_life._listeners, interrupts.at
+        if interrupts.left > 0:
+            break
+    print(nth)
+"""
+
+
+@pytest.mark.parametrize("kind", ["Watchdog", "GilMonitor"])
+@pytest.mark.parametrize("way", ["with", "start"])
+def test_ctrl_c_at_any_step_leaves_no_thread(kind: str, way: str) -> None:
+    child = run_in_child(INTERRUPTED, kind, way)
+    assert int(child.stdout) > 20  # so many steps were interrupted, the last of them none

@@ -9,7 +9,6 @@ import sysconfig
 import threading
 import warnings
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from torchgil._build import C
@@ -18,7 +17,8 @@ __all__ = ["Background", "changing"]
 
 
 class Session(Protocol):
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the native threads, and waits until they are gone. Twice does no harm."""
 
 
 S = TypeVar("S", bound=Session)
@@ -29,10 +29,17 @@ class Background(Generic[S]):
     """Something that watches the GIL from native threads while it runs."""
 
     _session: S | None = None
+    _last: S | None = None  # the session of the last start, running or not
 
     def _begin(self) -> S:
-        """Starts the threads. Called with the lock of all of these held."""
+        """Starts the threads, or raises and leaves none. Called with the lock of all of these held."""
         raise NotImplementedError
+
+    def _begun(self, session: S) -> None:
+        """What is still to do once the threads run."""
+
+    def _ended(self, session: S) -> None:
+        """What is still to do once the native threads are gone."""
 
     @property
     def running(self) -> bool:
@@ -42,44 +49,73 @@ class Background(Generic[S]):
     def start(self) -> None:
         """Begins to watch.
 
-        On a Python without a GIL, or one whose GIL cannot be read, it warns and watches nothing.
+        On a Python without a GIL, or one whose GIL cannot be read, it warns and watches nothing. In a daemon
+        thread it does not return once the interpreter is at its exit: such a thread is cut off there anyway.
 
         Raises:
             RuntimeError: It is watching already, or the interpreter is at its exit.
             ValueError: A setting of the interpreter does not fit what it was made with.
         """
         name = type(self).__name__
-        with changing():
-            if self._session is not None:
-                raise RuntimeError(f"this {name} is running already; stop() it first, or make another")
-            if _exiting:
-                raise RuntimeError(f"a {name} cannot be started at interpreter exit")
-            if not C.gil_holder_known():
-                warnings.warn(f"{name}: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
-                return
-            _running.add(self)  # before, so that a fork in the middle of it leaves the child none
-            try:
-                self._session = self._begin()
-            except BaseException:
-                _running.discard(self)
+        if not C.gil_holder_known():
+            warnings.warn(f"{name}: {_why_not()}; nothing is watched", RuntimeWarning, stacklevel=2)
+            return
+        begun = None
+        try:
+            with changing():
+                if self._session is not None:
+                    raise RuntimeError(f"this {name} is running already; stop() it first, or make another")
+                if not _exiting:
+                    try:
+                        _running.add(self)  # before, so that a fork in the middle of it leaves the child none
+                        begun = self._session = self._last = self._begin()
+                        self._begun(begun)
+                        return
+                    except BaseException:
+                        _running.discard(self)
+                        raise
+        except BaseException as error:
+            if begun is not None:  # Ctrl-C, just after
+                self.stop()
+            # What Python 3.12 and later say to whoever starts a thread, before atexit's functions are called.
+            if not isinstance(error, RuntimeError) or "interpreter shutdown" not in str(error):
                 raise
+        if threading.current_thread().daemon:
+            threading.Event().wait()
+        raise RuntimeError(f"a {name} cannot be started at interpreter exit")
 
     def stop(self) -> None:
         """Ends watching; its native threads are gone when it returns. Twice does no harm."""
-        with changing():
-            session, self._session = self._session, None
-            _running.discard(self)
+        try:
+            session = self._stop()
+        except BaseException:  # Ctrl-C amid it
+            self._stop()
+            raise
+        if session is not None:
+            self._ended(session)
+
+    def _stop(self) -> S | None:
+        session = self._session
         if session is not None:
             session.stop()
+            # Not before: while another thread stops it, whoever ends the interpreter waits for that here.
+            with changing():
+                if self._session is session:
+                    self._session = None
+                    _running.discard(self)
+        return session
 
     def __enter__(self: B) -> B:
-        self.start()
-        return self
+        before = self._session
+        try:
+            self.start()
+            return self
+        except BaseException:
+            if self._session is not before:  # Ctrl-C, just after
+                self.stop()
+            raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    __exit__ = C.leave_block
 
 
 def _why_not() -> str:
@@ -91,7 +127,7 @@ def _why_not() -> str:
     return f"who holds the GIL cannot be read on Python {version} (3.10 to 3.14 are known)"
 
 
-# Reentrant: a finalizer or a signal handler may stop a watchdog while its own thread is in here.
+# Reentrant: a signal handler or a finalizer may start or stop one while its own thread does.
 _changing = threading.RLock()
 _running: set[Background[Any]] = set()  # keeps them alive while they watch
 _exiting = False
@@ -105,7 +141,8 @@ def changing() -> AbstractContextManager[bool]:
 def _stop_all() -> None:
     """Before the interpreter ends: a thread that asks for the GIL after that never gets it."""
     global _exiting
-    _exiting = True
+    with changing():  # whoever is starting one has started it then
+        _exiting = True
     for each in list(_running):
         each.stop()
 

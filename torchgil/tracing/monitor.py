@@ -37,7 +37,9 @@ class MonitorStats:
     Attributes:
         held_share: Share of the time that any thread held the GIL, from 0 to 1; nan without a look.
         threads: The same by thread, the greatest first, by the name that each thread has now, or had when it
-            ended. "(ended)" are threads that ``threading`` did not start and that have ended. Of more than
+            ended. "(ended)" are threads that ``threading`` did not start and that have ended. "(in a
+            sub-interpreter)" are those that held it there. From Python 3.12 on they count as "(ended)" where
+            the sub-interpreter shares the main one's GIL, and not at all where it has its own. Of more than
             100 names those with the smallest shares are summed up as "(other)".
         looks: How many looks these shares are made of.
         held_looks: How many of them found the GIL held, by thread.
@@ -118,11 +120,12 @@ class GilMonitor(Background["_Session"]):
     def __init__(self, interval: float = 0.005, *, max_window: float = 300.0) -> None:
         self.interval = _checked("interval", interval, 1e-4, 60)
         self.max_window = _checked("max_window", max_window, self.interval, 86400)
-        self._counted: _Session | None = None  # the last one, running or not
 
     def _begin(self) -> _Session:
-        self._counted = _Session(self.interval, self.max_window)
-        return self._counted
+        return _Session(self.interval, self.max_window)
+
+    def _begun(self, session: _Session) -> None:
+        session.learn_names()
 
     def stats(self) -> MonitorStats:
         """The shares since the start, or the last `reset`; those of the last run where it is stopped."""
@@ -155,9 +158,9 @@ class GilMonitor(Background["_Session"]):
                 counted.reset()
 
     def _of_this_process(self) -> _Session | None:
-        if self._counted is not None and self._counted.pid != os.getpid():
-            self._counted = None  # in a fork's child: it is the parent's
-        return self._counted
+        if self._last is not None and self._last.pid != os.getpid():
+            self._last = None  # in a fork's child: it is the parent's
+        return self._last
 
 
 class _Session:
@@ -165,12 +168,12 @@ class _Session:
 
     def __init__(self, interval: float, max_window: float) -> None:
         self.pid = os.getpid()
+        self._since = time.time()
+        self._clear()
+        # Last: where Ctrl-C ends this, nothing refers to it yet, and so it ends, too.
         self._monitor = C.Monitor(
             interval, math.ceil(max_window / interval), threads=getattr(threading, "_active", {})
         )
-        self._since = time.time()
-        self._clear()
-        thread_life.listen(self._monitor)
 
     def _clear(self) -> None:
         self._held: Counter[str] = Counter()
@@ -200,6 +203,9 @@ class _Session:
         self._monitor.reset()
         self._since = time.time()
         self._clear()
+
+    def learn_names(self) -> None:
+        thread_life.listen(self._monitor)
 
     def stop(self) -> None:
         self._monitor.stop()

@@ -14,6 +14,7 @@ import os
 import sys
 import sysconfig
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -242,17 +243,26 @@ class Watchdog(Background["_Session"]):
         """
         super().stop()
 
+    def _ended(self, session: _Session) -> None:
+        session.wait_for_on_hold()
+
 
 class _Session:
     """A watchdog that runs: its prober, and the thread that tells the user."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._told: SimpleQueue[_Report | None] = SimpleQueue()
-        self._on_hold = watchdog.on_hold or _log_hold
-        self._teller = threading.Thread(target=self._tell, name="torchgil-watchdog", daemon=True)
-        self._teller.start()
+        # Before the thread: wherever Ctrl-C ends this, it ends too.
+        weakref.finalize(self, self._told.put, None).atexit = False
+        self._teller = threading.Thread(
+            target=_tell,
+            args=(self._told, watchdog.on_hold or _log_hold),
+            name="torchgil-watchdog",
+            daemon=True,
+        )
         period = min(max(watchdog.threshold / 20, 0.0005), 0.005)
         try:
+            self._teller.start()
             self.prober = C.Prober(
                 watchdog.threshold,
                 watchdog.mean_gap,
@@ -266,17 +276,12 @@ class _Session:
             raise
         thread_life.listen(self.prober)
 
-    def _tell(self) -> None:
-        while (report := self._told.get()) is not None:
-            try:
-                self._on_hold(_describe(report))
-            except BaseException:  # whatever it is, the watching goes on
-                _log.exception("Watchdog: on_hold raised; the watchdog goes on")
-
     def stop(self) -> None:
         self.prober.stop()
         thread_life.leave(self.prober)
         self._told.put(None)
+
+    def wait_for_on_hold(self) -> None:
         if threading.current_thread() is self._teller:
             return  # on_hold stops its own watchdog: the thread ends once it returns
         self._teller.join(_CALLBACK_PATIENCE_S)
@@ -284,6 +289,14 @@ class _Session:
             _log.warning(
                 "Watchdog: on_hold has not returned for %g s; its thread goes on", _CALLBACK_PATIENCE_S
             )
+
+
+def _tell(told: SimpleQueue[_Report | None], on_hold: Callable[[LongHold], object]) -> None:
+    while (report := told.get()) is not None:
+        try:
+            on_hold(_describe(report))
+        except BaseException:  # whatever it is, the watching goes on
+            _log.exception("Watchdog: on_hold raised; the watchdog goes on")
 
 
 def _describe(report: _Report) -> LongHold:

@@ -274,10 +274,12 @@ std::atomic<const char*> why_not{kNotTried};
 
 // Not a variable whose initialiser tries it: that would be a lock, under which
 // the GIL is given up. Threads that come at once try it each, and find the
-// same.
+// same. The GIL is got back with priority, or the first block of a process
+// would begin by waiting for a switch interval.
 const char* redirect_wait() {
   const char* known = why_not.load(std::memory_order_acquire);
   if (known == kNotTried) {
+    const Asks asks;
     known = try_to_redirect();
     why_not.store(known, std::memory_order_release);
   }
@@ -288,11 +290,9 @@ Depth enter() {
   // Calls of the interpreter's dlopen are followed; what was loaded otherwise
   // is added at a thread's first block: asking the loader at each would take a
   // microsecond. That gives the GIL up, and gets it back with priority.
-  if (!depth) {
+  if (!depth && redirect_wait() == nullptr) {
     const Asks asks;
-    if (redirect_wait() == nullptr) {
-      entry_points.keep_installed();
-    }
+    entry_points.keep_installed();
   }
   const Depth& own = own_depth();
   ++*own;

@@ -5,6 +5,7 @@
 #include <elf.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace torchgil::redirect {
@@ -34,38 +35,42 @@ struct Relocations {
   const char* strings;
 };
 
-/// Which functions are looked for. Most relocations are of others, 300,000 in
-/// libtorch alone: the first letter tells nearly all of those.
+/// Which functions are looked for, by their first letters: most relocations are
+/// of others, 300,000 in libtorch alone.
 class Wanted {
  public:
   Wanted(const std::vector<Symbol>& symbols, bool is_interpreter)
-      : symbols_(symbols), is_interpreter_(is_interpreter) {
-    for (const Symbol& symbol : symbols) {
-      begins_[static_cast<unsigned char>(symbol.name[0])] = true;
+      : symbols_(symbols) {
+    for (size_t s = 0; s < symbols.size(); ++s) {
+      if (!symbols[s].interpreter_only || is_interpreter) {
+        with_letter(symbols[s].name) |= uint64_t{1} << s;
+      }
     }
   }
 
-  /// Calls found(index) for each symbol of this name.
-  template <typename Found>
-  bool match(const char* name, Found found) const {
-    if (!begins_[static_cast<unsigned char>(name[0])]) {
-      return true;
-    }
-    for (size_t s = 0; s < symbols_.size(); ++s) {
-      const Symbol& symbol = symbols_[s];
-      if (symbol.name[0] == name[0] &&
-          (!symbol.interpreter_only || is_interpreter_) &&
-          std::strcmp(name, symbol.name) == 0 && !found(s)) {
-        return false;
+  static constexpr size_t kNone = kMostSymbols;
+
+  /// The symbol of this name.
+  size_t index_of(const char* name) const {
+    for (uint64_t rest = with_letter(name); rest; rest &= rest - 1) {
+      const size_t s = std::countr_zero(rest);
+      if (std::strcmp(name, symbols_[s].name) == 0) {
+        return s;
       }
     }
-    return true;
+    return kNone;
   }
 
  private:
+  uint64_t& with_letter(const char* name) {
+    return sets_[static_cast<unsigned char>(name[0])];
+  }
+  uint64_t with_letter(const char* name) const {
+    return sets_[static_cast<unsigned char>(name[0])];
+  }
+
   const std::vector<Symbol>& symbols_;
-  const bool is_interpreter_;
-  bool begins_[256] = {};
+  uint64_t sets_[256] = {}; // of indices
 };
 
 bool read_relocations(
@@ -82,14 +87,13 @@ bool read_relocations(
         (type == kDataPointer && rela[i].r_addend != 0)) {
       continue;
     }
-    const bool fits = wanted.match(
-        from.strings + from.table[entry].st_name, [&](size_t symbol) {
-          return into.add(
-              {reinterpret_cast<void**>(from.object.base + rela[i].r_offset),
-               symbol,
-               type == kDataPointer});
-        });
-    if (!fits) {
+    const size_t symbol =
+        wanted.index_of(from.strings + from.table[entry].st_name);
+    if (symbol != Wanted::kNone &&
+        !into.add(
+            {reinterpret_cast<void**>(from.object.base + rela[i].r_offset),
+             symbol,
+             type == kDataPointer})) {
       return false;
     }
   }

@@ -59,8 +59,11 @@ struct Slot {
   int protection = -1;     // of its page, as found
 };
 
-/// Adds the slots of `symbols` in one object that is, and stays, loaded. False
-/// where there is no room for all. Allocates nothing and takes no lock.
+constexpr size_t kMostSymbols = 64;
+
+/// Adds the slots of `symbols`, at most so many, in one object that is, and
+/// stays, loaded. False where there is no room for all. Allocates nothing and
+/// takes no lock.
 bool find_slots(
     const Object& object,
     const std::vector<Symbol>& symbols,

@@ -52,6 +52,7 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <utility>
 
 namespace torchgil::redirect {
@@ -134,6 +135,9 @@ size_t index_of(const Hook& hook) {
       });
   const size_t index = it - state.symbols.begin();
   if (it == state.symbols.end()) {
+    if (index == kMostSymbols) {
+      throw std::length_error("redirect: more functions than it can look for");
+    }
     state.symbols.push_back({hook.symbol, hook.interpreter_only});
     state.originals.push_back(hook.original);
     state.hooks.emplace_back();

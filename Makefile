@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench bench-quick asan tsan debug stress coverage installs matrix wheel docs clean
+.PHONY: demo test lint bench bench-quick asan tsan debug stress peers coverage installs matrix wheel docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -49,6 +49,9 @@ stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600)
 	  TORCHGIL_TEST_REQUESTS=100000 $(BIN)/python -m pytest -q --timeout 3600 tests/faults tests/ops/test_properties.py \
 	  tests/tracing/test_report_properties.py tests/serving/test_batcher_model.py tests/forward/test_package.py \
 	  tests/forward/test_package_file.py tests/forward/test_hostile.py
+
+peers: $(VENV)/.built # the tests that need Ray, numba, a notebook, py-spy or other people's extensions, with all of them
+	.ci/peers
 
 coverage: $(VENV)/.built # of the tests, in torchgil/ and csrc/: build/coverage
 	.ci/coverage

@@ -1,5 +1,5 @@
 """Calls of other people's extensions: the verdict is what a second Python thread sees. An extra:
-`pytest -m third_party`, for those that are installed.
+`make peers` for all of them, `pytest -m third_party` for those that are installed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.mark.third_party
+@pytest.mark.peer
 @pytest.mark.parametrize("row", third_party.ROWS, ids=lambda row: row.name)
 def test_the_verdict_is_what_another_thread_sees(row: third_party.Row) -> None:
     if not row.installed:

@@ -160,6 +160,7 @@ def test_callbacks_may_call_everything_and_raise():
     assert child.stdout == "end\n", child
 
 
+@pytest.mark.peer
 @pytest.mark.skipif(PY_SPY is None, reason="pip install py-spy")
 def test_py_spy_attached_to_a_trace_changes_no_number():
     """It stops the process each time it looks."""

@@ -25,6 +25,7 @@ def alone() -> list[str]:
     return ALONE if made else []
 
 
+@pytest.mark.peer
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="the Ray example needs Ray: pip install 'torchgil[ray]'"

@@ -103,6 +103,7 @@ def test_a_window_that_is_open_when_the_trace_ends_is_free(code: ctypes.PyDLL) -
     assert seen.preempted_s == 0, t.report()
 
 
+@pytest.mark.peer
 def test_numba_without_the_gil_releases() -> None:
     numba = pytest.importorskip("numba", reason="pip install numba")
 

@@ -123,6 +123,7 @@ def test_many_threads_and_long_traces_make_no_huge_page() -> None:
     assert len(t.report()._repr_html_()) < 2_000_000
 
 
+@pytest.mark.peer
 def test_a_notebook_runs_and_shows_it(tmp_path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="pip install nbclient ipykernel")
     nbformat = pytest.importorskip("nbformat", reason="pip install nbformat")

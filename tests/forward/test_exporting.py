@@ -96,6 +96,7 @@ def test_exporting_a_served_model_itself_fails() -> None:
         torch.set_num_threads(1)
         model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(6))).eval()
         x, failed, done = torch.ones(2, 4), threading.Event(), threading.Event()
+        torch.export.export(model, (x,))  # alone it works
         def serve():
             while not done.is_set():
                 try:

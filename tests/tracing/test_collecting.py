@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tracing.test_report import MS, report
+from torchgil.tracing.chrome import chrome_events
 from torchgil.tracing.collecting import intervals
 from torchgil.tracing.states import since
 from torchgil.tracing.timeline import COLLECTING, longest
@@ -89,3 +90,16 @@ def test_of_many_the_pictures_show_the_longest():
     assert len(shown) == 500
     assert shown[-1] == (90 * MS, 95 * MS)
     assert shown == sorted(shown)
+
+
+@pytest.mark.parametrize("ops", [True, False])
+def test_the_chrome_trace_has_a_lane_of_them_where_there_are_any(ops):
+    events = list(
+        chrome_events(report("0 acquire, 10 collect 2, 30 release, 35 collected 2", "0 release"), ops=ops)
+    )
+    names = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
+    assert [name for name in names if "garbage" in name] == ["thread 1: garbage collections"]
+    (one,) = (e for e in events if e.get("cat") == "gc")
+    assert (one["name"], one["ts"], one["dur"]) == ("garbage collection of generation 2", 10_000, 25_000)
+    assert one["tid"] == names["thread 1: garbage collections"] < 2**31
+    assert len(set(names.values())) == len(names)

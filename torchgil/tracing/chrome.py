@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+from torchgil.tracing.collecting import intervals
 from torchgil.tracing.figures import Figures
 from torchgil.tracing.recording import Recording
 from torchgil.tracing.timeline import STATES, op_slices
@@ -21,9 +22,10 @@ __all__ = ["chrome_events", "chrome_trace"]
 # Gregorian year, as kineto's ChromeTraceBaseTime has it. Relative to it, a
 # nanosecond still fits into a double.
 _QUARTER_NS = 7_889_238 * 1_000_000_000
-# Linux numbers its threads below 2**22. Lanes of states lie above all of them, and below 2**31.
+# Linux numbers its threads below 2**22. The other lanes of a thread lie above all of them, and below 2**31.
 _STATES_LANE = 1 << 30
-_NO_NUMBER = 1 << 29  # from here on: lanes of threads whose number is not known, or another's
+_COLLECTIONS_LANE = 1 << 29
+_NO_NUMBER = 1 << 28  # from here on: lanes of threads whose number is not known, or another's
 _PIECE = 1000  # events
 
 
@@ -80,6 +82,14 @@ def chrome_events(report: Figures, *, ops: bool = True) -> Iterator[dict[str, An
             event = slice_(state_name, "gil", _STATES_LANE + lane, start_ns, end_ns)
             event["cname"] = colour
             yield event
+        # In a lane of their own: one may begin in one state, or op, and end in another.
+        collected = [*intervals(thread, segments)]
+        if collected:
+            yield label("thread_name", _COLLECTIONS_LANE + lane, name=f"{name}: garbage collections")
+            yield label("thread_sort_index", _COLLECTIONS_LANE + lane, sort_index=lane)
+        for start_ns, end_ns, generation in collected:
+            title = f"garbage collection of generation {generation}"
+            yield slice_(title, "gc", _COLLECTIONS_LANE + lane, start_ns, end_ns)
 
 
 def _base_ns(recording: Recording) -> int:

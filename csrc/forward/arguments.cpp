@@ -4,6 +4,8 @@
 #include "constants.h"
 #include "decode.h"
 
+#include <torchgil/arguments.h>
+
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -95,6 +97,12 @@ IValue Arguments::check_leaf(const Leaf& leaf, py::handle value, Sizes& sizes) {
     py::detail::make_caster<at::Tensor> caster;
     if (!caster.load(value, false)) {
       throw py::type_error(exported_as(leaf.name, "a tensor") + type);
+    }
+    // One with a __torch_function__ of its own would be passed by.
+    if (class_has_torch_function(value.ptr())) {
+      throw py::type_error(
+          "nogil: argument '" + leaf.name + "' is a tensor subclass (" + type +
+          "), whose ops run in Python; pass a plain torch.Tensor");
     }
     at::Tensor& tensor = caster;
     sizes.check(*leaf.tensor, tensor);

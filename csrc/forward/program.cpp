@@ -6,8 +6,6 @@
 #include "program.h"
 
 #include <ATen/ScalarOps.h>
-#include <ATen/SparseCsrTensorImpl.h>
-#include <ATen/SparseTensorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/List.h>
 #include <ATen/core/grad_mode.h>
@@ -15,7 +13,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <sstream>
+#include <optional>
 #include <utility>
 
 namespace torchgil {
@@ -83,48 +81,6 @@ IValue coerced(IValue value, Operand::Coerce coerce) {
   return value;
 }
 
-/// Adds what a tensor's memory belongs to: its storage, the tensors that a
-/// sparse one is made of, or else, as of oneDNN's, itself.
-void add_memory(const at::Tensor& tensor, std::vector<const void*>& memory) {
-  const auto* impl = tensor.unsafeGetTensorImpl();
-  switch (tensor.layout()) {
-    case at::kSparse: {
-      const auto* sparse = static_cast<const at::SparseTensorImpl*>(impl);
-      add_memory(sparse->indices(), memory);
-      add_memory(sparse->values(), memory);
-      break;
-    }
-    case at::kSparseCsr:
-    case at::kSparseCsc:
-    case at::kSparseBsr:
-    case at::kSparseBsc: {
-      const auto* sparse = static_cast<const at::SparseCsrTensorImpl*>(impl);
-      add_memory(sparse->compressed_indices(), memory);
-      add_memory(sparse->plain_indices(), memory);
-      add_memory(sparse->values(), memory);
-      break;
-    }
-    default:
-      memory.push_back(
-          tensor.has_storage() ? static_cast<const void*>(
-                                     tensor.storage().unsafeGetStorageImpl())
-                               : impl);
-  }
-}
-
-std::string described(
-    at::ScalarType dtype,
-    at::IntArrayRef sizes,
-    c10::Device device,
-    c10::Layout layout) {
-  std::ostringstream text;
-  text << c10::getDtypeNames(dtype).first << sizes << " on " << device;
-  if (layout != at::kStrided) {
-    text << " (" << layout << ')';
-  }
-  return text.str();
-}
-
 } // namespace
 
 struct Program::Frame {
@@ -132,9 +88,8 @@ struct Program::Frame {
   std::vector<IValue> slots;
   torch::jit::Stack stack;
   const Instruction*& current;
-  /// What the weights' and the inputs' memory belongs to, sorted; made where
-  /// the first write asks for it.
-  std::vector<const void*> shared = {};
+  /// The weights' and the inputs'; made where the first write asks for it.
+  std::optional<Memory> shared = {};
 };
 
 uint32_t Program::add_constant(IValue value) {
@@ -143,19 +98,13 @@ uint32_t Program::add_constant(IValue value) {
 }
 
 uint32_t Program::add_weight(std::string name, const at::Tensor& weight) {
-  weights_.push_back(
-      {std::move(name),
-       add_constant(weight),
-       weight.scalar_type(),
-       weight.device(),
-       weight.layout(),
-       at::DimVector(weight.sizes())});
-  return weights_.size() - 1;
+  weight_constants_.push_back(add_constant(weight));
+  return weights_.add(std::move(name), weight);
 }
 
 uint32_t Program::weight(uint32_t number) const {
-  TORCH_CHECK_VALUE(number < weights_.size(), "no weight ", number);
-  return weights_[number].constant;
+  TORCH_CHECK_VALUE(number < weight_constants_.size(), "no weight ", number);
+  return weight_constants_[number];
 }
 
 uint32_t Program::add_list(
@@ -280,54 +229,19 @@ IValue Program::fold(uint32_t list) const {
   return build_list(list, frame);
 }
 
-// A weight may have been given other memory (`p.data = ...`), and what it had
-// may be an intermediate's now: so both are asked for at each call.
-void Program::check_weights() const {
-  for (const auto& known : weights_) {
-    const auto& weight = constants_[known.constant].toTensor();
-    if (weight.scalar_type() == known.dtype &&
-        weight.device() == known.device && weight.layout() == known.layout &&
-        weight.sizes().equals(known.sizes)) {
-      continue;
-    }
-    TORCH_CHECK(
-        false,
-        "nogil: the weight '",
-        known.name,
-        "' was ",
-        described(known.dtype, known.sizes, known.device, known.layout),
-        " when this forward was built, and is ",
-        described(
-            weight.scalar_type(),
-            weight.sizes(),
-            weight.device(),
-            weight.layout()),
-        " now: build it again with torchgil.nogil");
-  }
-}
-
 void Program::check_writes(const Instruction& instruction, Frame& frame) const {
-  if (frame.shared.empty()) {
-    for (const auto& weight : weights_) {
-      add_memory(constants_[weight.constant].toTensor(), frame.shared);
-    }
+  if (!frame.shared) {
+    frame.shared.emplace();
+    weights_.add_memory(*frame.shared);
     for (const auto& input : frame.inputs) {
       if (input.isTensor()) {
-        add_memory(input.toTensor(), frame.shared);
+        frame.shared->add(input.toTensor());
       }
     }
-    std::sort(frame.shared.begin(), frame.shared.end());
   }
-  const auto shared = [&](const at::Tensor& tensor) {
-    std::vector<const void*> memory;
-    add_memory(tensor, memory);
-    return std::any_of(memory.begin(), memory.end(), [&](const void* part) {
-      return std::binary_search(frame.shared.begin(), frame.shared.end(), part);
-    });
-  };
   const auto check = [&](const IValue& value) {
     TORCH_CHECK_NOT_IMPLEMENTED(
-        !value.isTensor() || !shared(value.toTensor()),
+        !value.isTensor() || !frame.shared->overlaps(value.toTensor()),
         "it writes to memory that it shares with an input or a weight, a data "
         "race between threads; write the model so that it returns the new "
         "value (x = x + 1, not x += 1)");
@@ -398,7 +312,7 @@ std::vector<IValue> Program::run(
     c10::ArrayRef<IValue> inputs, const Instruction*& current) const {
   TORCH_CHECK_VALUE(inputs.size() >= num_inputs_, "too few inputs");
   const c10::InferenceMode inference_mode;
-  check_weights();
+  weights_.check();
   Frame frame{inputs, std::vector<IValue>(num_slots_), {}, current};
   frame.stack.reserve(16); // batch_norm takes nine, attention seven
   execute(code_, frame);

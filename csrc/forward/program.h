@@ -2,12 +2,11 @@
 #pragma once
 
 #include "builtins.h"
+#include "weights.h"
 
-#include <ATen/core/DimVector.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 #include <c10/core/Device.h>
-#include <c10/core/Layout.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -118,19 +117,9 @@ class Program {
   void check(const Operand& operand, Live& live);
   void execute(const Code& code, Frame& frame) const;
   void step(const Instruction& instruction, Frame& frame) const;
-  void check_weights() const;
   void check_writes(const Instruction& instruction, Frame& frame) const;
   c10::IValue read(const Operand& operand, Frame& frame) const;
   c10::IValue build_list(uint32_t index, Frame& frame) const;
-
-  struct Weight {
-    std::string name;
-    uint32_t constant;
-    at::ScalarType dtype;
-    c10::Device device;
-    c10::Layout layout;
-    at::DimVector sizes;
-  };
 
   struct List {
     c10::TypePtr element_type;
@@ -142,7 +131,8 @@ class Program {
   Live live_;             // at the end of the code
   std::vector<c10::IValue> constants_;
   std::vector<List> lists_;
-  std::vector<Weight> weights_;
+  Weights weights_;
+  std::vector<uint32_t> weight_constants_; // by the weights' numbers
   Code code_;
   std::vector<Operand> outputs_;
 };

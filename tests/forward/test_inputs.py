@@ -294,3 +294,14 @@ def test_a_tensor_that_is_being_differentiated_is_refused_and_not_given_zeros() 
         torch.func.jvp(forward, (x,), (x,))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match="being differentiated"):
         forward(torch.autograd.forward_ad.make_dual(x, x))
+
+
+def test_a_subclass_with_torch_functions_of_its_own_is_refused_and_a_parameter_is_not() -> None:
+    class Sub(torch.Tensor):
+        pass
+
+    forward = torchgil.nogil(nn.Linear(4, 2).eval(), (X,))
+    with pytest.raises(TypeError, match=r"argument 'input' is a tensor subclass \(.*Sub\), whose ops run in"):
+        forward(X.as_subclass(Sub))
+    with torch.device("cpu"):  # a mode is no subclass
+        assert_same(forward(nn.Parameter(X)), forward(X))

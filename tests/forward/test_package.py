@@ -53,6 +53,13 @@ def test_results_are_the_models(model: nn.Module, forward: Any) -> None:
         ),
         ((torch.ones(4, 8).long(), inputs()[1]), {}, ValueError, "'x' .*its dtype differs"),
         ((inputs()[0], {"other": torch.ones(8)}), {}, TypeError, "'more' was exported with the keys 'bias'"),
+        ((None, inputs()[1]), {}, TypeError, "'x' was exported as a tensor, got NoneType"),
+        (
+            (inputs()[0], {"bias": [1.0]}),
+            {},
+            TypeError,
+            r"more\['bias'\]' was exported as a tensor, got list",
+        ),
         ((*inputs(), 4), {}, ValueError, "'k' was exported as the constant 3, got 4"),
         ((inputs()[0],), {}, TypeError, "missing a required argument: 'more'"),
     ],
@@ -114,8 +121,19 @@ def test_a_package_of_another_program_checks_what_it_can(forward: Any, rewritten
         other(inputs()[0])
     with pytest.raises(TypeError, match=r"with the keys 'bias', got 'more'"):
         other(inputs()[0], {"more": 1}, 3, flag=True)
-    with pytest.raises(ValueError, match="package input 0 is on meta, but the package was compiled for cpu"):
+    with pytest.raises(ValueError, match="argument 0 is on meta, but the package was compiled for cpu"):
         other(torch.ones(4, 8, device="meta"), inputs()[1], 3, flag=True)
+    with pytest.raises(
+        ValueError, match=r"argument 0 is torch\.sparse_coo, and a package takes dense tensors"
+    ):
+        other(inputs()[0].to_sparse(), inputs()[1], 3, flag=True)
+    for wrong, kind in ((None, "NoneType"), ([1.0] * 8, "list")):
+        with pytest.raises(
+            TypeError, match=rf"takes 2 tensors, and .* 1 are \(argument 0 is of type {kind}, "
+        ):
+            other(wrong, inputs()[1], 3, flag=True)
+        with pytest.raises(TypeError, match=rf"argument 1\['bias'\] is of type {kind}, argument 2"):
+            other(inputs()[0], {"bias": wrong}, 3, flag=True)
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from torchgil._version import __version__
 from torchgil.forward.archive import damage
 from torchgil.forward.exporting import alone
 from torchgil.forward.inputs import plan_inputs
-from torchgil.forward.instructions import devices, plan
-from torchgil.forward.machine import target
+from torchgil.forward.instructions import plan
+from torchgil.forward.machine import devices, target
 from torchgil.forward.manifest import METADATA_KEY, Manifest
 from torchgil.forward.package import PackageForward
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch.export.graph_signature import InputKind, OutputKind
 
 from torchgil.forward.builtins import BUILTINS
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-__all__ = ["devices", "plan"]
+__all__ = ["plan"]
 
 
 def plan(program: ExportedProgram) -> Plan:
@@ -63,13 +62,6 @@ def plan(program: ExportedProgram) -> Plan:
         ops=tuple(sorted(lowering.ops)),
         count=sum(1 for _ in walk(placed)),
     )
-
-
-def devices(program: ExportedProgram) -> set[torch.device]:
-    """The devices that the program has tensors on."""
-    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    values = pytree.tree_leaves([node.meta.get("val") for graph in graphs for node in graph.nodes])
-    return {value.device for value in values if isinstance(value, torch.Tensor)}
 
 
 class _Lowering:

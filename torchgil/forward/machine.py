@@ -5,10 +5,22 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
+import torch.utils._pytree as pytree
 
-__all__ = ["check_machine", "compute_capability", "target"]
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["check_machine", "compute_capability", "devices", "target"]
+
+
+def devices(program: ExportedProgram) -> set[torch.device]:
+    """The devices that the program has tensors on."""
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    values = pytree.tree_leaves([node.meta.get("val") for graph in graphs for node in graph.nodes])
+    return {value.device for value in values if isinstance(value, torch.Tensor)}
 
 
 def compute_capability(device: torch.device) -> str:
@@ -24,9 +36,9 @@ def compute_capability(device: torch.device) -> str:
     return "" if ask is None else str(ask(device))
 
 
-def target(devices: Iterable[torch.device]) -> str:
+def target(used: Iterable[torch.device]) -> str:
     """What machine code for tensors on these devices depends on: two machines with one text can share it."""
-    others = sorted({str(device): device for device in devices if device.type not in ("cpu", "meta")}.items())
+    others = sorted({str(device): device for device in used if device.type not in ("cpu", "meta")}.items())
     capabilities = [f"{name} {compute_capability(device)}" for name, device in others]
     return ", ".join([torch.backends.cpu.get_cpu_capability(), *capabilities])
 

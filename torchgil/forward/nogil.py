@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from torchgil._checks import flag
 from torchgil.forward.exporting import exported, load, save
 from torchgil.forward.graph import build
 from torchgil.forward.inputs import InputPlan, plan_inputs
-from torchgil.forward.instructions import devices, plan
+from torchgil.forward.instructions import plan
+from torchgil.forward.machine import devices
 from torchgil.forward.operands import Constant, Plan
-from torchgil.forward.options import check_cache_dir, check_dynamic_shapes, check_flag, check_runners
+from torchgil.forward.options import check_cache_dir, check_dynamic_shapes, check_runners
 from torchgil.forward.structure import Arguments, Results
 from torchgil.forward.weights import Watch, weight_of
 from torchgil.priority import priority_unavailable
@@ -80,7 +82,7 @@ def nogil(
     """
     if not isinstance(backend, str) or backend not in ("graph", "inductor"):
         raise ValueError(f"nogil: backend must be 'graph' or 'inductor', got {backend!r}")
-    check_flag("nogil", "gil_priority", gil_priority)
+    gil_priority = flag("nogil: gil_priority", gil_priority)
     check_dynamic_shapes(dynamic_shapes)
     if backend == "graph" and (runners is not None or cache_dir is not None):
         raise ValueError(
@@ -88,7 +90,7 @@ def nogil(
             "and runs any number of calls at once"
         )
     if runners is not None:
-        check_runners("nogil", runners)
+        runners = check_runners("nogil", runners)
     if cache_dir is not None:
         check_cache_dir(cache_dir)
     if isinstance(dynamic_shapes, torch.export.ShapesCollection):

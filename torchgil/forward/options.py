@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-__all__ = ["check_cache_dir", "check_dynamic_shapes", "check_flag", "check_path", "check_runners"]
+from torchgil._checks import whole
 
-_MOST_RUNNERS: Final = 1024  # each is a model with buffers of its own: more is a mistake
+__all__ = ["check_cache_dir", "check_dynamic_shapes", "check_path", "check_runners"]
 
 
-def check_runners(function: str, runners: Any) -> None:
-    """An int from 1 on.
+def check_runners(function: str, runners: Any) -> int:
+    """How many models, as an int from 1 to 1024: each has buffers of its own, and more is a mistake.
 
     Raises:
         TypeError: It is no int.
         ValueError: It is too small or too large.
     """
-    if type(runners) is not int:
-        raise TypeError(f"{function}: runners must be an int, got {runners!r}")
-    if runners < 1:
-        raise ValueError(f"{function}: runners must be at least 1, got {runners}")
-    if runners > _MOST_RUNNERS:
-        raise ValueError(f"{function}: runners must be at most {_MOST_RUNNERS}, got {runners}")
-
-
-def check_flag(function: str, name: str, value: Any) -> None:
-    """A bool.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if type(value) is not bool:
-        raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
+    return whole(f"{function}: runners", runners, 1, 1024, wanted="an int from 1 to 1024")
 
 
 def check_path(function: str, name: str, value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 import weakref
 import zipfile
@@ -15,12 +16,13 @@ import torch
 import torch.utils._pytree as pytree
 
 from torchgil._build import C
+from torchgil._checks import flag
 from torchgil.forward.archive import damage
 from torchgil.forward.graph import add_checks
 from torchgil.forward.machine import check_machine
 from torchgil.forward.manifest import METADATA_KEY, Manifest
-from torchgil.forward.options import check_flag, check_path, check_runners
-from torchgil.forward.structure import Arguments, Results
+from torchgil.forward.options import check_path, check_runners
+from torchgil.forward.structure import Arguments, Results, leaf_names
 from torchgil.forward.torch_compat import LOADS_FOLDERS
 from torchgil.priority import priority_unavailable
 from torchgil.threads import usable_cores
@@ -95,9 +97,8 @@ class PackageForward:
         gil_priority: bool = True,
     ) -> None:
         check_path("load_package", "path", path)
-        check_flag("load_package", "gil_priority", gil_priority)
-        self.runners = usable_cores() if runners is None else runners
-        check_runners("load_package", self.runners)
+        gil_priority = flag("load_package: gil_priority", gil_priority)
+        self.runners = check_runners("load_package", usable_cores() if runners is None else runners)
         self.path = os.fspath(path)
         self.metadata = _inspect(Path(path))
         self._package = _load(self.path, self.runners)
@@ -121,6 +122,7 @@ class PackageForward:
             names = manifest.inputs.argument_names
             outputs = [(kind == "constant", value) for kind, value in manifest.outputs]
             self._numbers = [i for i, (kind, _) in enumerate(manifest.outputs) if kind == "number"]
+        self._leaves = leaf_names(in_spec, names)
         self._flatten = Arguments(in_spec, names, signature).flatten
         self._constants = {i: value for i, (known, value) in enumerate(outputs) if known}
         self._unflatten = Results(out_spec, [(False, None)] * out_spec.num_leaves).unflatten
@@ -138,17 +140,33 @@ class PackageForward:
     def _run(self, flat: Sequence[Any]) -> list[Any]:
         if self.checked:
             return list(self._package.run(flat))
-        return list(self._package.run_unchecked(self._tensors(flat)))
+        tensors = self._tensors(flat)
+        try:
+            return list(self._package.run_unchecked(tensors))
+        except RuntimeError as error:
+            if (wanted := re.search(r"inputs vector size to be (\d+)", str(error))) is None:
+                raise
+            # Only the package's code knows how many of the arguments are tensors, and nobody which.
+            kinds = [type(value).__name__ for value in flat]
+            given = ", ".join(map("{} is of type {}".format, self._leaves, kinds))
+            raise TypeError(
+                f"load_package: {self.path!r} takes {wanted[1]} tensors, and of the arguments {len(tensors)} "
+                f"are ({given})"
+            ) from error
 
     def _tensors(self, flat: Sequence[Any]) -> list[torch.Tensor]:
-        tensors = [value for value in flat if isinstance(value, torch.Tensor)]
+        found = [(name, x) for name, x in zip(self._leaves, flat, strict=True) if isinstance(x, torch.Tensor)]
         device = self.metadata.get("AOTI_DEVICE_KEY", "cpu")
-        for place, tensor in enumerate(tensors):
+        for name, tensor in found:
             if device == "cpu" and tensor.device.type != "cpu":
                 raise ValueError(
-                    f"package input {place} is on {tensor.device}, but the package was compiled for cpu"
+                    f"load_package: {name} is on {tensor.device}, but the package was compiled for cpu"
                 )
-        return tensors
+            if tensor.layout is not torch.strided:
+                raise ValueError(
+                    f"load_package: {name} is {tensor.layout}, and a package takes dense tensors"
+                )
+        return [tensor for _, tensor in found]
 
     def __repr__(self) -> str:
         checked = "checked" if self.checked else "unchecked"

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 
 from torchgil.forward.torch_compat import children
 
-__all__ = ["Arguments", "Results"]
+__all__ = ["Arguments", "Results", "leaf_names"]
 
 _DICTS: Final = (dict, OrderedDict, defaultdict)
 
@@ -96,6 +96,19 @@ class Arguments:
             )
         values = {name: given[name] if name in given else defaults[name] for name in expected}
         return tuple(values[name] for name in self._names), {name: values[name] for name in self._kwargs}
+
+
+def leaf_names(spec: pytree.TreeSpec, names: Sequence[str]) -> list[str]:
+    """Each leaf of the exported `(args, kwargs)` as errors name it."""
+    leaves: list[Any] = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(spec.num_leaves), spec))[0]
+    found: list[str] = []
+    for (kind, first, *rest), _ in leaves:
+        if kind.idx == 1:
+            name = f"argument {first.key!r}"
+        else:
+            name = f"argument {names[first.idx]!r}" if first.idx < len(names) else f"argument {first.idx}"
+        found.append(name + pytree.keystr(tuple(rest)))
+    return found
 
 
 class Results:

@@ -48,12 +48,8 @@ struct ArgumentOf<const at::Scalar&> {
   using type = ScalarArgument;
 };
 
-/// Whether __torch_function__, of a mode or of the tensor's class, wants to
-/// see the call. For a plain tensor: one thread-local load. GIL: held.
-inline bool has_torch_function(PyObject* tensor) {
-  if (C10_UNLIKELY(at::impl::torch_function_mode_enabled())) {
-    return true;
-  }
+/// Whether the tensor's class has a __torch_function__ of its own. GIL: held.
+inline bool class_has_torch_function(PyObject* tensor) {
   PyObject* const own_class = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
   if (C10_LIKELY(
           own_class == THPVariableClass || own_class == ParameterClass)) {
@@ -68,6 +64,13 @@ inline bool has_torch_function(PyObject* tensor) {
       py::module_::import("torch._C").attr("_disabled_torch_function_impl");
   const py::object own = py::type::handle_of(tensor).attr("__torch_function__");
   return !own.is(disabled);
+}
+
+/// Whether __torch_function__, of a mode or of the tensor's class, wants to
+/// see the call. For a plain tensor: one thread-local load. GIL: held.
+inline bool has_torch_function(PyObject* tensor) {
+  return C10_UNLIKELY(at::impl::torch_function_mode_enabled()) ||
+      class_has_torch_function(tensor);
 }
 
 inline const at::Tensor& unwrap(const TensorArgument& argument) {

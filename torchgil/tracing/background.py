@@ -17,6 +17,9 @@ __all__ = ["Background", "changing"]
 
 
 class Session(Protocol):
+    def listen(self) -> None:
+        """Has itself told of threads that begin and end, until it is stopped."""
+
     def stop(self) -> None:
         """Ends the native threads, and waits until they are gone. Twice does no harm."""
 
@@ -34,9 +37,6 @@ class Background(Generic[S]):
     def _begin(self) -> S:
         """Starts the threads, or raises and leaves none. Called with the lock of all of these held."""
         raise NotImplementedError
-
-    def _begun(self, session: S) -> None:
-        """What is still to do once the threads run."""
 
     def _ended(self, session: S) -> None:
         """What is still to do once the native threads are gone."""
@@ -69,7 +69,7 @@ class Background(Generic[S]):
                     try:
                         _running.add(self)  # before, so that a fork in the middle of it leaves the child none
                         begun = self._session = self._last = self._begin()
-                        self._begun(begun)
+                        begun.listen()
                         return
                     except BaseException:
                         _running.discard(self)

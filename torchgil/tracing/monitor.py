@@ -124,9 +124,6 @@ class GilMonitor(Background["_Session"]):
     def _begin(self) -> _Session:
         return _Session(self.interval, self.max_window)
 
-    def _begun(self, session: _Session) -> None:
-        session.learn_names()
-
     def stats(self) -> MonitorStats:
         """The shares since the start, or the last `reset`; those of the last run where it is stopped."""
         with changing():
@@ -204,7 +201,7 @@ class _Session:
         self._since = time.time()
         self._clear()
 
-    def learn_names(self) -> None:
+    def listen(self) -> None:
         thread_life.listen(self._monitor)
 
     def stop(self) -> None:

@@ -274,6 +274,8 @@ class _Session:
         except BaseException:
             self._told.put(None)
             raise
+
+    def listen(self) -> None:
         thread_life.listen(self.prober)
 
     def stop(self) -> None:

@@ -13,21 +13,23 @@ import torch
 import torchgil
 from tests.conftest import in_threads
 from tests.serving.conftest import Recorder, wait_until
+from torchgil.serving.own_work import Bell
 
 
-class Waits(threading.Condition):
+class Waits(Bell):
     """Where a worker waits for more requests, with how often it began to."""
 
-    count = 0
+    def __init__(self):
+        super().__init__()
+        self.count = 0
 
-    def wait(self, timeout=None):
+    def wait(self, seconds=None):
         self.count += 1
-        return super().wait(timeout)
+        return super().wait(seconds)
 
 
 def watch(batcher):
-    dispatcher = batcher._dispatcher
-    dispatcher._due = waits = Waits(dispatcher._lock)
+    batcher._dispatcher._due = waits = Waits()
     return waits
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import functools
 import math
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 from torchgil._checks import flag, function, number, seconds_or_none, whole
 from torchgil.serving.collation import Collation
 from torchgil.serving.dispatch import Dispatcher
+from torchgil.serving.own_work import Bell, amid, later, own_work
 from torchgil.serving.pool import check_process
 from torchgil.serving.requests import BatcherClosed, QueueFull, Request
 from torchgil.serving.row_queue import RowQueue
@@ -164,17 +166,19 @@ class Batcher:
         except Exception as error:
             future.set_exception(error)
             return future
-        self._dispatcher.offer(request)
-        room = request.room
-        if room is not None:
-            limits = [limit for limit in (timeout, self._block_timeout) if limit is not None]
-            try:
-                wait([room], min([*limits, threading.TIMEOUT_MAX]))
-                self._dispatcher.give_up(request)
-                room.result()  # there was room, or it raises why there is none
-            except BaseException:  # refused, or Ctrl-C: the caller never gets this future
-                future.cancel()
-                raise
+        try:
+            self._dispatcher.offer(request)
+            room = request.room
+            if room is not None:
+                limits = [limit for limit in (timeout, self._block_timeout) if limit is not None]
+                if not room.wait(min(limits, default=None)):
+                    self._dispatcher.give_up(request)
+                    room.wait()  # there was room just now, or it is told why there is none
+            if request.refusal is not None:
+                raise request.refusal
+        except BaseException:  # refused, or Ctrl-C: the caller never gets this future
+            future.cancel()
+            raise
         return future
 
     async def __call__(self, x: Any, *, timeout: float | None = None) -> Any:
@@ -252,7 +256,9 @@ class Batcher:
         """Take no more requests and leave nobody waiting: each has its result or BatcherClosed when this
         returns.
 
-        May be called again, from any thread, also from a done-callback (then it does not wait).
+        May be called again, from any thread, also from a signal handler, a finalizer, a done-callback and
+        whatever else runs in the executor. It does not wait in a thread of the executor, nor where a handler
+        or finalizer calls it amid another call of a batcher or pool.
 
         Args:
             drain: True: serve what is queued; False: fail it with BatcherClosed. Batches that run are
@@ -263,10 +269,9 @@ class Batcher:
         if os.getpid() != self._pid:
             return  # nothing of it lives here, and the parent's locks may be held for ever
         timeout = _seconds("timeout", timeout)
-        over = self._dispatcher.close(drain=drain)
-        if over is not None:
-            wait([over], None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-        self._finish(over, timeout)
+        over = Bell()
+        may_wait = self._dispatcher.close(drain=drain, over=over.ring)
+        self._finish(over.wait(timeout) if may_wait else None, timeout)
 
     async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
         """`shutdown` without blocking the event loop.
@@ -278,20 +283,23 @@ class Batcher:
         if os.getpid() != self._pid:
             return
         timeout = _seconds("timeout", timeout)
-        over = self._dispatcher.close(drain=drain)
-        if over is not None:
-            waiter = asyncio.wrap_future(over)
-            try:
-                await asyncio.wait([waiter], timeout=timeout)
-            finally:
-                waiter.cancel()
-        self._finish(over, timeout)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended = None
+        if self._dispatcher.close(drain=drain, over=functools.partial(_tell_loop, over)):
+            await asyncio.wait([over], timeout=timeout)
+            ended = over.done()
+        self._finish(ended, timeout)
 
-    def _finish(self, over: Future[None] | None, timeout: float | None) -> None:
-        if over is not None and not over.done():
+    def _finish(self, ended: bool | None, timeout: float | None) -> None:
+        """After `close`, whose turns have ended or, in time, not; None: nobody waited for them."""
+        if ended is False:
             self._dispatcher.abandon(f"timeout of {timeout} s")
         if self._own:
-            self._executor.shutdown(wait=over is not None and over.done())
+            shut_down = functools.partial(self._executor.shutdown, wait=ended is True)
+            if amid():
+                later(shut_down)
+            else:
+                own_work(shut_down)
 
     def __enter__(self) -> Batcher:
         return self
@@ -349,6 +357,16 @@ def _results(requests: list[Future[Any]]) -> Iterator[Any]:
 def _interrupts(exc_type: type[BaseException] | None) -> bool:
     # On an event loop, Ctrl-C is the cancellation of its main task.
     return exc_type is not None and issubclass(exc_type, KeyboardInterrupt | asyncio.CancelledError)
+
+
+def _tell_loop(future: asyncio.Future[None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits there
+        future.get_loop().call_soon_threadsafe(_tell_future, future)
+
+
+def _tell_future(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _seconds(name: str, value: float | None) -> float | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import itertools
 import os
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +20,7 @@ import torch
 
 from torchgil._checks import flag, function, number, text, whole
 from torchgil.priority import GilPriority
+from torchgil.serving.own_work import amid, handed_over, later, own_work
 from torchgil.serving.stats import PoolCounts, PoolStats
 from torchgil.threads import set_own_intra_op_threads, usable_cores
 
@@ -131,14 +133,32 @@ class ThreadPool(ThreadPoolExecutor):
             concurrent.futures.BrokenExecutor: After an initializer raised.
         """
         check_process("ThreadPool", self._pid)
-        self._counts.submitted(1)
-        try:
-            future = super().submit(self._counts.call, time.perf_counter(), fn, args, kwargs)
-        except BaseException:
-            self._counts.submitted(-1)
-            raise
-        future.add_done_callback(self._counts.settled)
+        if not amid():
+            return own_work(self._submit, fn, args, kwargs)
+        if handed_over(self):
+            return self._submit(fn, args, kwargs)
+        future: Future[T] = Future()  # a signal handler's or a finalizer's, amid a call like this one
+        later(self._submit_late, future, fn, args, kwargs)
         return future
+
+    def _submit(self, fn: Callable[..., T], args: Any, kwargs: Any) -> Future[T]:
+        counts, ticket = self._counts, object()
+        try:
+            counts.waiting.add(ticket)
+            future = super().submit(counts.call, ticket, time.perf_counter(), fn, args, kwargs)
+            future.add_done_callback(functools.partial(counts.settled, ticket))
+        except BaseException:
+            counts.waiting.discard(ticket)
+            raise
+        return future
+
+    def _submit_late(self, future: Future[T], fn: Callable[..., T], args: Any, kwargs: Any) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            self.submit(fn, *args, **kwargs).add_done_callback(functools.partial(_pass_on, future))
+        except Exception as error:
+            future.set_exception(error)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Await `fn(*args, **kwargs)` in a worker, with the caller's context variables.
@@ -213,13 +233,24 @@ class ThreadPool(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; finish the queue.
 
+        A signal handler or a finalizer may call it too. Where that comes amid a call of a pool or a batcher,
+        it takes effect right after that, and does not wait.
+
         Args:
             wait: True: return when the workers have ended.
             cancel_futures: True: cancel the calls that no worker has taken yet.
         """
         # A forked child has no workers to wait for, and the parent's locks may be held there for ever.
-        if os.getpid() == self._pid:
-            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+        if os.getpid() != self._pid:
+            return
+        shut_down = functools.partial(super().shutdown, wait=False, cancel_futures=cancel_futures)
+        if amid():
+            later(shut_down)
+            return
+        own_work(shut_down)
+        if wait:
+            for thread in list(self._threads):
+                thread.join()
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
@@ -228,6 +259,16 @@ class ThreadPool(ThreadPoolExecutor):
         except KeyboardInterrupt:
             self.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _pass_on(future: Future[Any], call: Future[Any]) -> None:
+    """Give `future` the outcome of `call`."""
+    if call.cancelled():
+        future.set_exception(CancelledError())
+    elif (error := call.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(call.result())
 
 
 def _start_worker(

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
-from concurrent.futures import Future
 from typing import Any
 
+from torchgil.serving.own_work import Bell
 from torchgil.serving.requests import Request
 
 __all__ = ["RowQueue"]
@@ -57,14 +56,15 @@ class RowQueue:
 
     def push(self, request: Request) -> bool:
         """Append `request`; True where with it a batch became due, without waiting for the delay."""
-        group = self._groups.get(request.key)
-        if group is None:
-            group = self._groups[request.key] = _Group(request.key)
+        known = self._groups.get(request.key)
+        group = _Group(request.key) if known is None else known
         request.state = "queued"
-        group.requests.append(request)
         group.rows += request.rows
         self.rows += request.rows
         self.requests += 1
+        group.requests.append(request)
+        if known is None:
+            self._groups[request.key] = group
         return (
             group.rows - request.rows < self._max_batch_rows <= group.rows
             or self.requests >= self._max_requests
@@ -72,36 +72,34 @@ class RowQueue:
 
     def block(self, request: Request) -> None:
         """Let `request` wait for room."""
-        request.state = "blocked"
         if request.loop is None:
-            request.room = Future()
+            request.room = Bell()
+        request.state = "blocked"
         self.blocked.append(request)
 
-    def take(self, now_s: float, *, flush: bool = False) -> tuple[list[Request], list[Request]]:
+    def take(self, now_s: float, late: list[Request], *, flush: bool = False) -> list[Request]:
         """Take the next batch: of the groups that are due, the one with the oldest request.
 
         Args:
             now_s: The time, on the clock of `Request.submitted_s`.
+            late: Gets those that are found late on the way.
             flush: True: everything is due.
 
         Returns:
-            Requests of one key in the order they came, and those found late on the way; none of both where no
-            group is due.
+            Requests of one key in the order they came; none where no group is due, or all that were are late.
         """
         flush = flush or self.requests >= self._max_requests
-        while group := self._oldest_due(now_s, flush):
+        batch: list[Request] = []
+        while not (batch or late) and (group := self._oldest_due(now_s, flush)):
             self._swept = False
-            popped, rows = [], 0
+            rows = 0
             while group.requests and rows + group.requests[0].rows <= self._max_batch_rows:
-                request = group.requests.popleft()
-                popped.append(request)
-                if request.expires_s > now_s:
-                    rows += request.rows
-            taken = self._took(group, popped)
-            if taken:  # not all of them cancelled
-                late = [request for request in taken if request.expires_s <= now_s]
-                return [request for request in taken if request.expires_s > now_s] if late else taken, late
-        return [], []
+                request = group.requests[0]
+                on_time = request.expires_s > now_s
+                self._out(group, request, batch if on_time else late)
+                rows += request.rows * (on_time and request.state == "taken")
+            self._let_go(group)
+        return batch
 
     def _oldest_due(self, now_s: float, flush: bool) -> _Group | None:
         oldest_due_s = now_s - self._max_delay_s
@@ -117,55 +115,90 @@ class RowQueue:
         heads_s = (group.requests[0].submitted_s for group in self._groups.values())
         return min(heads_s, default=math.inf) + self._max_delay_s
 
-    def remove(self, request: Request) -> list[Request]:
-        """Take one request out, blocked or queued; none where it is cancelled."""
-        if request.state == "blocked":
-            self.blocked.remove(request)
-            request.state = "ended"
-            return [request]
+    def remove(self, request: Request, into: list[Request]) -> None:
+        """Take one request out of the queue, into a list where it is not cancelled."""
         group = self._groups[request.key]
-        group.requests.remove(request)
-        return self._took(group, [request])
+        self._out(group, request, into)
+        self._let_go(group)
+
+    def remove_blocked(self, request: Request, into: list[Request]) -> None:
+        """Take out one that waits for room."""
+        request.state = "ended"
+        into.append(request)
+        self.blocked.remove(request)
 
     def sweep(self) -> None:
         """Let go of what was cancelled."""
         self._swept = True
-        self.blocked = deque(request for request in self.blocked if not request.future.cancelled())
+        for request in [request for request in self.blocked if request.future.cancelled()]:
+            self.remove_blocked(request, [])
         for group in list(self._groups.values()):
-            cancelled = {request for request in group.requests if request.future.cancelled()}
-            group.requests = deque(request for request in group.requests if request not in cancelled)
-            self._took(group, cancelled)
+            cancelled = [request for request in group.requests if request.future.cancelled()]
+            for request in cancelled:
+                self._count_out(group, request, [])
+            if cancelled:
+                self._keep_queued(group)
+                self._let_go(group)
 
-    def clear(self) -> list[Request]:
+    def clear(self, into: list[Request]) -> None:
         """Take everything out that is queued; `clear_blocked` before it, or what is blocked comes in."""
-        taken = []
         for group in list(self._groups.values()):
-            requests, group.requests = group.requests, deque()
-            taken += self._took(group, requests)
-        return taken
+            while group.requests:
+                self._out(group, group.requests[0], into)
+            self._let_go(group)
 
-    def clear_blocked(self) -> list[Request]:
+    def clear_blocked(self, into: list[Request]) -> None:
         """Take everything out that waits for room."""
-        blocked, self.blocked = list(self.blocked), deque()
-        for request in blocked:
-            request.state = "ended"
-        return blocked
+        while self.blocked:
+            self.remove_blocked(self.blocked[0], into)
 
-    def _took(self, group: _Group, requests: Collection[Request]) -> list[Request]:
-        """Count `requests` out, just taken from `group`, and let others in; those that were not cancelled."""
-        rows = sum([request.rows for request in requests])
-        group.rows -= rows
-        self.rows -= rows
-        self.requests -= len(requests)
-        taken = [request for request in requests if request.take()]
-        self.cancelled += len(requests) - len(taken)
+    def mend(self) -> None:
+        """After an exception amid a change: what has left the queue is out of it, and all is counted."""
+        for group in self._groups.values():
+            self._keep_queued(group)
+            group.rows = sum([request.rows for request in group.requests])
+        self._groups = {key: group for key, group in self._groups.items() if group.requests}
+        self.rows = sum([group.rows for group in self._groups.values()])
+        self.requests = sum([len(group.requests) for group in self._groups.values()])
+        for request in self.blocked:
+            if request.state == "queued":
+                request.let_in()
+        self.blocked = deque([request for request in self.blocked if request.state == "blocked"])
+        self._let_in()
+
+    # The order of the steps below is such that after each of them a request is either in the queue, by its
+    # state, or in `into`: an exception may come between any two.
+
+    def _count_out(self, group: _Group, request: Request, into: list[Request]) -> None:
+        """Take `request` out but for its place in `group`."""
+        if request.take():
+            into.append(request)
+        else:
+            self.cancelled += 1
+        group.rows -= request.rows
+        self.rows -= request.rows
+        self.requests -= 1
+
+    def _out(self, group: _Group, request: Request, into: list[Request]) -> None:
+        """Take `request` out of `group`, into a list where it is not cancelled."""
+        self._count_out(group, request, into)
+        group.requests.remove(request)  # mostly the first
+
+    def _keep_queued(self, group: _Group) -> None:
+        group.requests = deque([request for request in group.requests if request.state == "queued"])
+
+    def _let_go(self, group: _Group) -> None:
+        """Forget `group` where it is empty, and let others in."""
         if not group.requests:
             self._groups.pop(group.key, None)
+        self._let_in()
+
+    def _let_in(self) -> None:
         while self.blocked and self.requests < self._max_requests:
-            request = self.blocked.popleft()
-            if not request.future.cancelled():  # its caller waits no more
+            request = self.blocked[0]
+            if request.future.cancelled():  # its caller waits no more
+                request.state = "ended"
+            elif request.state == "blocked":
                 self.push(request)
-                room, request.room = request.room, None
-                if room is not None:
-                    room.set_result(None)
-        return taken
+                request.let_in()
+            self.blocked.popleft()

@@ -72,29 +72,28 @@ class PoolCounts:
     dropped pool is collected."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._submitted = self._started = self._done = self._failed = self._cancelled = 0
+        # Reentrant: a finalizer that cancels a call counts that while its own thread may be in here.
+        self._lock = threading.RLock()
+        self.waiting: set[object] = set()  # a ticket for each call that is queued
+        self._started = self._done = self._failed = self._cancelled = 0
         self._busy_s = 0.0
         self._running_since_s = 0.0  # sum of the start times of the calls that run now
         self._waits_s: deque[float] = deque(maxlen=4096)
         self.worker_idents: set[int] = set()
         self.broken = False  # a worker's start failed, and the executor drops what is queued
 
-    def submitted(self, calls: int) -> None:
-        """So many calls more are queued."""
-        with self._lock:
-            self._submitted += calls
-
-    def settled(self, future: Future[Any]) -> None:
+    def settled(self, ticket: object, future: Future[Any]) -> None:
         """A call's future has its outcome; others than a cancellation are counted already."""
         if future.cancelled():
             with self._lock:
+                self.waiting.discard(ticket)
                 self._cancelled += 1
 
-    def call(self, submitted_s: float, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def call(self, ticket: object, submitted_s: float, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
         """Call `fn` in a worker, and count it before its future lets the caller go on."""
         started_s, failed = time.perf_counter(), True
         with self._lock:
+            self.waiting.discard(ticket)
             self._started += 1
             self._running_since_s += started_s
             self._waits_s.append(started_s - submitted_s)
@@ -113,7 +112,7 @@ class PoolCounts:
         """The numbers as they stand."""
         with self._lock:
             running = self._started - self._done - self._failed
-            queued = self._submitted - self._started - self._cancelled
+            queued = len(self.waiting)
             lost = queued if self.broken else 0
             busy_s = self._busy_s + running * time.perf_counter() - self._running_since_s
             waits_s = list(self._waits_s)

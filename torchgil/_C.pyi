@@ -62,7 +62,7 @@ class _TraceStop(TypedDict):
     dropped: int
     unix_offset_ns: int
     names: bytes
-    threads: list[tuple[int, int, str, bytes, int]]  # ident, native id, name, events, dropped
+    threads: list[tuple[int, int, str, list[bytes], int]]  # ident, native id, name, events, dropped
     missed_objects: list[str]
     waiting: list[int]  # native ids of threads that ask for the GIL at the stop
     all_collections_seen: bool  # False: gc.callbacks was changed meanwhile

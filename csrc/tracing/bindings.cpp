@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <torchgil/gil.h>
+
 #include "tracing/collections.h"
 #include "tracing/event_log.h"
 #include "tracing/gil_events.h"
@@ -10,6 +12,7 @@
 #include <pthread.h>
 #include <time.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -97,6 +100,30 @@ py::dict trace_start(
   return result;
 }
 
+constexpr size_t kPieceEvents = 1 << 16;
+
+// In pieces of a megabyte, and others may run after each: of ten million events
+// the copies take longer than anybody should wait for the GIL. GIL: held on
+// entry and return, given up in between.
+py::list in_pieces(std::vector<Event>& events) {
+  py::list pieces;
+  for (size_t at = 0; at < events.size(); at += kPieceEvents) {
+    const size_t count = std::min(kPieceEvents, events.size() - at);
+    pieces.append(
+        py::bytes(
+            reinterpret_cast<const char*>(events.data() + at),
+            count * sizeof(Event)));
+    if (count == kPieceEvents) {
+      ReleaseWindow others_turn;
+    }
+  }
+  if (pieces.size() > 1) {
+    ReleaseWindow released;
+    std::vector<Event>().swap(events);
+  }
+  return pieces;
+}
+
 // GIL: held on entry and return, given up once the recording has ended; a
 // writer on another thread never waits for it.
 py::dict trace_stop() {
@@ -114,8 +141,10 @@ py::dict trace_stop() {
     return missed;
   };
   EventLog log;
+  event_log::stop();
   try {
-    log = event_log::stop();
+    ReleaseWindow released; // no Python objects below
+    log = event_log::collect();
   } catch (const std::bad_alloc&) {
     put_back();
     throw;
@@ -123,15 +152,13 @@ py::dict trace_stop() {
   const bool all_collections_seen = collections::still_seen();
   const auto missed = put_back();
   py::list threads;
-  for (const auto& thread : log.threads) {
+  for (auto& thread : log.threads) {
     threads.append(
         py::make_tuple(
             thread.ident,
             thread.native_id,
             thread.name,
-            py::bytes(
-                reinterpret_cast<const char*>(thread.events.data()),
-                thread.events.size() * sizeof(Event)),
+            in_pieces(thread.events),
             thread.dropped));
   }
   py::dict result;

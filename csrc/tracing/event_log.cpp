@@ -21,6 +21,7 @@ namespace {
 std::atomic<uint64_t> active_trace{0};
 uint64_t last_trace = 0;
 int64_t start_ns = 0;
+int64_t stop_ns = 0;
 std::atomic<Recorder*> recorders{nullptr};
 
 TORCHGIL_INITIAL_EXEC
@@ -156,16 +157,20 @@ int64_t start(size_t max_events, Keep keep) {
   return start_ns;
 }
 
-EventLog stop() {
+void stop() {
   active_trace.store(0, std::memory_order_seq_cst);
   for (auto* r = recorders.load(); r; r = r->next) {
     while (r->writing.load(std::memory_order_acquire)) {
       sched_yield();
     }
   }
+  stop_ns = now_ns();
+}
+
+EventLog collect() {
   EventLog out;
   out.start_ns = start_ns;
-  out.stop_ns = now_ns();
+  out.stop_ns = stop_ns;
   event_buffers::collect(out);
   event_buffers::release();
   return out;

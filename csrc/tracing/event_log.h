@@ -117,9 +117,12 @@ bool running();
 /// starts recording. Returns the time of the start.
 int64_t start(size_t max_events, Keep keep);
 
-/// Ends recording on all threads, then collects. Waits for writers, which
-/// never block.
-EventLog stop();
+/// Ends recording on all threads. Waits for writers, which never block.
+void stop();
+
+/// What was recorded until stop(), and frees the buffers. It copies all of it,
+/// which takes long enough to let others run: call it without the GIL.
+EventLog collect();
 
 /// In the child of a fork: forgets the trace, which is the parent's.
 void abandon();

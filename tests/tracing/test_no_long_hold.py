@@ -7,6 +7,7 @@ GIL to a thread that asks: a Python signal handler runs at just these moments. T
 from __future__ import annotations
 
 import os
+import textwrap
 
 import pytest
 
@@ -70,7 +71,8 @@ def events(threads, each):
         for i in range(each):
             raw.append(1000 + (i * threads + thread) * 100)
             raw.append(int(pattern[i % 5]))
-        yield raw.tobytes()
+        bytes_of_all = raw.tobytes()
+        yield [bytes_of_all[at : at + (1 << 20)] for at in range(0, len(bytes_of_all), 1 << 20)]
 
 threads, each = map(int, sys.argv[1:])
 end = 2000 + threads * each * 100
@@ -110,3 +112,20 @@ for name in os.listdir("."):
 )
 def test_a_report_of_any_size_is_made_shown_and_saved_without_a_long_hold(threads, each):
     run_in_child(MEASURE + REPORT, str(threads), str(each), timeout=280)
+
+
+@pytest.mark.slow
+def test_a_trace_of_millions_of_events_ends_without_a_long_hold():
+    trace = """
+    from torchgil._build import C
+    for _ in range(3):
+        t = torchgil.trace(max_events=4_000_000).start()
+        for _ in range(4_000_000):
+            C.trace_mark()
+        gap = longest(t.stop)[1]
+        if gap[0] < LIMIT_S:
+            break
+    assert gap[0] < LIMIT_S, gap
+    assert t._recording.events > 3_900_000, t._recording.events
+    """
+    run_in_child(MEASURE + textwrap.dedent(trace), timeout=280)

@@ -123,7 +123,7 @@ def _claims(t: ThreadRecording, at: int) -> bool:
 
 def test_events_are_read_from_pairs_of_integers():
     raw = array("q", [10, ACQ, 20, 5 << 8 | Kind.OP_START, 30, 5 << 8 | Kind.OP_END]).tobytes()
-    t = ThreadRecording.from_bytes(7, 8, "x", raw, True)
+    t = ThreadRecording.from_bytes(7, 8, "x", [raw[:16], raw[16:]], True)
     assert (list(t.times_ns), list(t.kinds), list(t.names)) == ([10, 20, 30], [4, 5, 7], [0, 5, 5])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -56,15 +56,14 @@ class State(IntEnum):
 
 Segment = tuple[int, int, State]  # start_ns, end_ns, state; adjoining, in order
 
-_PIECE_BYTES = 1 << 20  # of events: what one call in C takes at a time, with the GIL held
+_PIECE = 1 << 16  # events: what one call in C takes at a time, with the GIL held
 
 
 def joined(head: Sequence[int], tail: Sequence[int], start: int = 0) -> array[int]:
     """Those of `head`, and those of `tail` from an index on, as compact as they come from a trace."""
     numbers = array("q", head)
-    step = _PIECE_BYTES // numbers.itemsize
-    for begin in range(start, len(tail), step):
-        numbers.extend(tail[begin : begin + step])
+    for begin in range(start, len(tail), _PIECE):
+        numbers.extend(tail[begin : begin + _PIECE])
     return numbers
 
 
@@ -83,13 +82,12 @@ class ThreadRecording:
 
     @classmethod
     def from_bytes(
-        cls, ident: int, native_id: int, name: str, events: bytes, known_at_start: bool
+        cls, ident: int, native_id: int, name: str, pieces: Iterable[bytes], known_at_start: bool
     ) -> ThreadRecording:
-        """From pairs of int64: the time in ns, and the kind with the name's offset above it."""
+        """From pairs of int64, in pieces: the time in ns, and the kind with the name's offset above it."""
         times_ns, kinds, names = array("q"), bytearray(), array("q")
-        whole = memoryview(events)
-        for begin in range(0, len(events), _PIECE_BYTES):
-            pairs = array("q", whole[begin : begin + _PIECE_BYTES].tobytes())
+        for piece in pieces:
+            pairs = array("q", piece)
             times_ns.extend(pairs[::2])
             data = pairs[1::2]
             kinds.extend(value & 0xFF for value in data)

@@ -85,6 +85,7 @@ class Trace:
         if os.getpid() != self._pid or self._recording is not None:
             return  # a fork's child leaves the block: the trace is its parent's; or it was left before
         self._names.unwatch()
+        alive = _idents()  # now, for others run while the events are copied
         stopped = C.trace_stop()
         notes = []
         gil_seen = self._start["entry_points"]
@@ -111,7 +112,7 @@ class Trace:
             complete_until_ns=stopped["complete_until_ns"],
             dropped=dropped,
             unix_offset_ns=stopped["unix_offset_ns"],
-            threads=self._threads(stopped["threads"], set(stopped["waiting"])),
+            threads=self._threads(stopped["threads"], set(stopped["waiting"]), alive),
             name_table=stopped["names"],
             gil_seen=gil_seen,
             has_gil=self._has_gil,
@@ -120,10 +121,9 @@ class Trace:
         self._recording = since(recording, begin_ns)
 
     def _threads(
-        self, recorded: list[tuple[int, int, str, bytes, int]], waiting: set[int]
+        self, recorded: list[tuple[int, int, str, list[bytes], int]], waiting: set[int], alive: set[int]
     ) -> tuple[ThreadRecording, ...]:
         unseen = self._known.copy()
-        alive = _idents()
         threads = []
         for ident, native_id, kernel_name, events, _ in sorted(recorded, key=_first_time):
             # An ident is used again after its thread ended: the first to show it was there.
@@ -249,8 +249,8 @@ class _ThreadNames:
         return thread.native_id or 0 if thread else 0
 
 
-def _first_time(recorded: tuple[int, int, str, bytes, int]) -> int:
-    return int.from_bytes(recorded[3][:8], sys.byteorder)
+def _first_time(recorded: tuple[int, int, str, list[bytes], int]) -> int:
+    return int.from_bytes(recorded[3][0][:8], sys.byteorder) if recorded[3] else 0
 
 
 os.register_at_fork(after_in_child=C.trace_forget)

@@ -30,8 +30,15 @@ def test_at_exit_a_worker_that_starts_late_serves_all_the_same():
         """
         import threading, torch, torchgil, torchgil.threads, warnings
         warnings.simplefilter("ignore")  # of more threads than there are cores
-        torchgil.threads._set_num_threads_lock.acquire()  # the worker stops in its start, past main's end
-        threading.Timer(1, torchgil.threads._set_num_threads_lock.release).start()
+        taken = threading.Event()
+
+        def keep():  # the worker stops in its start, past main's end
+            with torchgil.threads._set_num_threads_lock:
+                taken.set()
+                threading.Event().wait(1)
+
+        threading.Thread(target=keep).start()
+        taken.wait()
         pool = torchgil.ThreadPool(1, intra_op_threads=3)
         pool.submit(lambda: print(torch.get_num_threads(), flush=True))
         print("main ends", flush=True)

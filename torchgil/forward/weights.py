@@ -62,15 +62,17 @@ class Watch:
             if path in weights and value is not weights[path] and isinstance(value, torch.Tensor)
         ]
 
-    # GIL: held. Some 40 ns for each weight and module: nothing here is a loop of Python's own.
-    def check(self) -> None:
+    # GIL: held. Some 40 ns for each weight and module: nothing here is a loop of Python's own. The two
+    # functions are defaults because a forward may be called as the interpreter ends, when this module's names
+    # are gone.
+    def check(self, _get: Any = dict.get, _same: Any = operator.is_) -> None:
         """Do nothing, if all are still there.
 
         Raises:
             RuntimeError: One of them was replaced; the message names it.
         """
-        now = map(dict.get, self._containers, self._keys)
-        if not all(map(operator.is_, now, self._values)):
+        now = map(_get, self._containers, self._keys)
+        if not all(map(_same, now, self._values)):
             self._refuse()
         for value, detached in self._detached:
             if not torch._C._is_alias_of(value, detached):  # type: ignore[attr-defined]

@@ -107,7 +107,7 @@ class TestEachOfTheFourNamesIt:
     def test_a_watchdog(self) -> None:
         with torchgil.Watchdog(threshold=0.02, on_hold=lambda hold: None) as watchdog:
             gc.collect()
-        (hold,) = watchdog.holds
+        hold = max(watchdog.holds, key=lambda hold: hold.duration_s)
         assert (hold.collections.count, hold.collections.generation) == (1, 2)
         assert 0.5 * hold.duration_s < hold.collections.wall_s <= hold.duration_s
         assert "(a garbage collection of generation 2, " in str(hold)
@@ -142,11 +142,12 @@ class TestNobodyNamesOneThatDidNotHappen:
         with torchgil.Watchdog(threshold=0.02, on_hold=lambda hold: None) as watchdog:
             gc.collect()
             released.sleep(0.05)
-            held.spin(0.2)
-        hold = watchdog.holds[-1]
-        assert hold.collections.count == 0
-        assert "garbage" not in str(hold)
-        assert watchdog.holds[0].collections.count == 1
+            held.sleep(0.3)
+        holds = [hold for hold in watchdog.holds if "held.sleep(0.3)" in str(hold)]
+        assert holds, watchdog.holds
+        for hold in holds:
+            assert hold.collections.count == 0
+            assert "garbage" not in str(hold)
 
     def test_a_monitor(self) -> None:
         with torchgil.GilMonitor(interval=0.001) as monitor:

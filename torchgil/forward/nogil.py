@@ -42,8 +42,9 @@ def nogil(
     """Get a callable that runs a model's forward under one single release of the GIL.
 
     Any number of threads may call it at the same time. It runs under inference mode and shares the model's
-    weights: a change made in place (`weight.copy_(...)`) is seen by the calls that follow, and must not
-    happen during one; a weight replaced by another tensor (`model.weight = ...`) is not seen, build again.
+    weights: a change of their values (`weight.copy_(...)`, `weight.data = ...`) is seen by the calls that
+    follow, and must not happen during one; where a weight, or a module on the way to it, was replaced
+    (`model.weight = ...`, `model.half()`, an adapter), a call raises a RuntimeError that says to build again.
 
     Args:
         model: A module in eval mode, exported here with :func:`torch.export.export`; or what that returned.

@@ -227,6 +227,7 @@ class Dispatcher:
                 turn.batch, self._collector = batch, None
             elif self._queue.requests and not late:  # else all were cancelled, or are to be told
                 wait_s = self._queue.due_s() - now_s
+                self._due.silence()  # what it rang for has been looked at
             successor = self._appoint()
         self._start(successor)
         return wait_s

@@ -146,6 +146,10 @@ class Bell:
         with contextlib.suppress(RuntimeError):  # it has rung already
             self._lock.release()
 
+    def silence(self) -> None:
+        """Forget that it has rung."""
+        self._lock.acquire(blocking=False)
+
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the bell; False where it has not rung after so many seconds."""
         limit = -1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
@@ -36,6 +37,14 @@ def test_every_name_is_found_by_threads_that_ask_for_the_first_time_together():
     )
 
 
+# The interpreter's own race: as it ends, weakref goes through all finalizers, also those that a daemon thread
+# adds meanwhile (torch's imports do). Nothing of torchgil's is in that traceback.
+FINALIZE_AT_EXIT = re.compile(
+    r"Exception ignored in atexit callback.*finalize\._exitfunc.*\n"
+    r"Traceback \(most recent call last\):\n"
+    r'(?:  File ".*[/\\]weakref\.py", line .*\n(?: {4}.*\n)*)+'
+    r"RuntimeError: dictionary changed size during iteration\n"
+)
 TIMES = int(os.environ.get("TORCHGIL_STRESS_TIMES", "1"))
 
 
@@ -53,4 +62,4 @@ def test_each_entry_point_comes_first_beside_each_neighbour(request):
         timeout=240 + 60 * TIMES,
         env=environment,
     )
-    assert child.stderr == ""
+    assert FINALIZE_AT_EXIT.sub("", child.stderr) == ""

@@ -12,11 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.zygote import Child, zygote
 
 pytest_plugins = ["tests.support.markers", "tests.support.retries"]
+
+# The same examples in each run, so that a change is judged by what it changed; `make stress` draws others.
+hypothesis.settings.register_profile("suite", derandomize="TORCHGIL_STRESS_EXAMPLES" not in os.environ)
+hypothesis.settings.load_profile("suite")
 
 # A shell without job control starts background commands with Ctrl-C ignored, which children inherit; a
 # handler they do not. So the tests that interrupt a child also run under `make test &`.

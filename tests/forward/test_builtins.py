@@ -69,7 +69,8 @@ def assert_as_python(function: Callable[..., Any], *operands: Any) -> None:
     try:
         want = function(*operands)
     except (ZeroDivisionError, OverflowError, ValueError) as error:
-        with pytest.raises(type(error), match=r"."):
+        too_large = str(error) == "complex exponentiation"  # and complex, which is refused here
+        with pytest.raises(ValueError if too_large else type(error), match=r"."):
             compute(function, *operands)
         return
     if isinstance(want, complex):
@@ -96,6 +97,7 @@ def assert_as_python(function: Callable[..., Any], *operands: Any) -> None:
 @example(a=2**53 + 1, b=2.0**53)
 @example(a=-2.0, b=1023.0)
 @example(a=-8, b=1 / 3)
+@example(a=-2, b=1024.5)
 @example(a=1e200, b=2)
 @example(a=-0.0, b=0.0)
 def test_binary_builtins(function: Callable[[Any, Any], Any], a: Any, b: Any) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # one case a row: a table reads better than its rows broken up
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -118,6 +119,49 @@ def test_an_argument_left_out_at_export_may_only_have_its_default() -> None:
     assert_same(forward(x, extra, 3, scale=2.0), forward(x, extra))
     with pytest.raises(TypeError, match="'scale' was not exported"):
         forward(x, extra, scale=3.0)
+
+
+class Parameter(nn.Module):
+    def forward(self, rest_0: Tensor, *rest: Tensor, k: int = 1) -> Tensor:
+        return 10 * rest_0 + rest[0] + k
+
+
+class Keyword(nn.Module):
+    def forward(self, *rest: Tensor, k: int = 1, **more: Tensor) -> Tensor:
+        return 10 * rest[0] + more["rest_0"] + k
+
+
+def test_a_parameter_is_not_taken_for_an_item_of_the_rest_that_has_its_name() -> None:
+    x, y = torch.tensor([1.0]), torch.tensor([2.0])
+    forward = torchgil.nogil(Parameter(), (x, y), {"k": 1})
+    assert_same(forward(x, y), forward(x, y, k=1))  # binds: an argument is left out
+    assert_same(forward(x, y), torch.tensor([13.0]))
+    assert_same(torchgil.nogil(Keyword(), (x,), {"rest_0": y, "k": 1})(x, rest_0=y), torch.tensor([13.0]))
+
+
+def test_arguments_that_a_program_calls_alike_are_given_by_position_alone() -> None:
+    x, y = torch.tensor([1.0]), torch.tensor([2.0])
+    forward = torchgil.nogil(torch.export.export(Parameter(), (x, y), {"k": 1}))
+    assert_same(forward(x, y, k=1), torch.tensor([13.0]))
+    with pytest.raises(TypeError, match="missing 'argument 1'"):
+        forward(x, k=1)
+    with pytest.raises(TypeError, match="'rest_0' was not exported"):
+        forward(x, rest_0=y, k=1)
+
+
+@pytest.mark.parametrize(
+    ("default", "other"),
+    [(0.0, -0.0), (1, True), (1, 1.0), ((0.0,), (-0.0,)), ([1], [True]), ({"a": 1}, {"a": 1.0})],
+)
+def test_what_equals_a_default_is_not_yet_the_default(default: Any, other: Any) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Any = default) -> Tensor:
+            return x
+
+    forward = torchgil.nogil(Scaled(), (X,))
+    assert_same(forward(X, copy.deepcopy(default)), X)
+    with pytest.raises(TypeError, match="'scale' was not exported"):
+        forward(X, other)
 
 
 def test_none_and_nan_are_constants_like_others() -> None:

@@ -22,7 +22,16 @@ from torchgil.forward.torch_compat import children
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Place", "Sources", "argument_names", "declared_for", "places"]
+__all__ = [
+    "Path",
+    "Place",
+    "Sources",
+    "argument_names",
+    "by_parameter",
+    "declared_for",
+    "parameters_of",
+    "places",
+]
 
 # The parameter's name, and then keys of pytree: of a sequence, a mapping or a field.
 Path: TypeAlias = "tuple[Any, ...]"
@@ -65,7 +74,7 @@ def places(
     roots = (
         _likely_roots(positional, kwargs.context)
         if signature is None
-        else _bound_roots(signature, positional, kwargs.context)
+        else {a: [path] for a, path in parameters_of(signature, len(positional), kwargs.context).items()}
     )
     found: list[Place] = []
     for (kind, first, *rest), fallback in zip(_leaves(program, len(fallbacks)), fallbacks, strict=True):
@@ -86,23 +95,34 @@ def _leaves(program: ExportedProgram, count: int) -> list[tuple[Any, ...]]:
     return [path for path, _ in pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), spec))[0]]
 
 
-def _bound_roots(
-    signature: inspect.Signature, positional: Sequence[str | None], keywords: Iterable[str]
-) -> dict[tuple[int, Any], list[Path]]:
-    """The parameter that takes each argument, as Python binds them."""
-    bound = signature.bind(
-        *((0, place) for place in range(len(positional))), **{name: (1, name) for name in keywords}
-    )
-    roots: dict[tuple[int, Any], list[Path]] = {}
+def by_parameter(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[Path, Any]:
+    """Each argument by the parameter that takes it, as Python binds them.
+
+    Raises:
+        TypeError: The forward cannot be called so.
+    """
+    bound = signature.bind(*args, **kwargs)
+    found: dict[Path, Any] = {}
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            roots.update({item: [(name, pytree.SequenceKey(i))] for i, item in enumerate(value)})
+            found.update({(name, pytree.SequenceKey(i)): item for i, item in enumerate(value)})
         elif kind is inspect.Parameter.VAR_KEYWORD:
-            roots.update({item: [(name, pytree.MappingKey(key))] for key, item in value.items()})
+            found.update({(name, pytree.MappingKey(key)): item for key, item in value.items()})
         else:
-            roots[value] = [(name,)]
-    return roots
+            found[name,] = value
+    return found
+
+
+def parameters_of(
+    signature: inspect.Signature, count: int, keywords: Iterable[str]
+) -> dict[tuple[int, Any], Path]:
+    """The parameter that takes each positional argument, ``(0, place)``, and each ``(1, keyword)``."""
+    places = [(0, place) for place in range(count)]
+    taken = by_parameter(signature, places, {name: (1, name) for name in keywords})
+    return {argument: path for path, argument in taken.items()}
 
 
 def _likely_roots(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
 import torch.utils._pytree as pytree
 
+from torchgil.forward.sources import Path, by_parameter, parameters_of
 from torchgil.forward.torch_compat import children
 
 __all__ = ["Arguments", "Results", "leaf_names"]
@@ -35,8 +36,25 @@ class Arguments:
         self._kwargs: dict[str, pytree.TreeSpec] = dict(zip(kwargs.context, children(kwargs), strict=True))
         self._names = [names[i] if i < len(names) else f"argument {i}" for i in range(len(self._args))]
         self._signature = signature
+        self._expected = self._parameters()
         self._flat = not self._kwargs and all(child.is_leaf() for child in self._args)
         self._count = len(self._args)
+
+    def _parameters(self) -> list[Path]:
+        """What takes each exported argument. A name does not tell: ``rest_0`` may stand beside ``*rest``."""
+        if self._signature is not None:
+            taken = parameters_of(self._signature, len(self._args), self._kwargs)
+            return [
+                *(taken[0, place] for place in range(len(self._args))),
+                *(taken[1, name] for name in self._kwargs),
+            ]
+        names = [*self._names, *self._kwargs]
+        # Of two that the program calls alike none can be meant by name.
+        positional = [
+            (name,) if names.count(name) == 1 else (f"argument {place}",)
+            for place, name in enumerate(self._names)
+        ]
+        return [*positional, *((name,) for name in self._kwargs)]
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
         """The leaves in export's order.
@@ -57,45 +75,37 @@ class Arguments:
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call, with arguments by position and by keyword as they were exported."""
-        given: dict[str, Any] = {}
-        defaults: dict[str, Any] = {}
+        defaults: dict[Path, Any] = {}
         if self._signature is not None:
-            bound = self._signature.bind(*args, **kwargs)
-            for name, value in bound.arguments.items():
-                kind = self._signature.parameters[name].kind
-                if kind is inspect.Parameter.VAR_POSITIONAL:
-                    given.update({f"{name}_{i}": v for i, v in enumerate(value)})
-                elif kind is inspect.Parameter.VAR_KEYWORD:
-                    given.update(value)
-                else:
-                    given[name] = value
+            given = by_parameter(self._signature, args, kwargs)
             defaults = {
-                name: parameter.default
+                (name,): parameter.default
                 for name, parameter in self._signature.parameters.items()
                 if parameter.default is not inspect.Parameter.empty
             }
         else:
             if len(args) > self._count:
                 raise TypeError(f"nogil: expected at most {self._count} positional inputs, got {len(args)}")
-            given.update(zip(self._names, args, strict=False))
-            if twice := given.keys() & kwargs.keys():
-                raise TypeError(f"nogil: got two values for {_listed(twice)}")
-            given.update(kwargs)
-        expected = [*self._names, *self._kwargs]
-        for name in given.keys() - set(expected):
-            if name in defaults and (given[name] is defaults[name] or _equal(given[name], defaults[name])):
+            given = dict(zip(self._expected, args, strict=False))
+            by_name = {(name,): value for name, value in kwargs.items()}
+            if twice := given.keys() & by_name.keys():
+                raise TypeError(f"nogil: got two values for {_named(twice)}")
+            given.update(by_name)
+        for path in given.keys() - set(self._expected):
+            if path in defaults and _equal(given[path], defaults[path]):
                 continue
             raise TypeError(
-                f"nogil: argument {name!r} was not exported (the inputs are {_listed(expected)}); "
-                "export with it to be able to pass it"
+                f"nogil: argument {_named([path])} was not exported (the inputs are "
+                f"{_named(self._expected)}); export with it to be able to pass it"
             )
-        missing = [name for name in expected if name not in given and name not in defaults]
+        missing = [path for path in self._expected if path not in given and path not in defaults]
         if missing:
             raise TypeError(
-                f"nogil: missing {_listed(missing)}; expected {len(expected)} inputs: {_listed(expected)}"
+                f"nogil: missing {_named(missing)}; expected {len(self._expected)} inputs: "
+                f"{_named(self._expected)}"
             )
-        values = {name: given[name] if name in given else defaults[name] for name in expected}
-        return tuple(values[name] for name in self._names), {name: values[name] for name in self._kwargs}
+        values = [given[path] if path in given else defaults[path] for path in self._expected]
+        return tuple(values[: self._count]), dict(zip(self._kwargs, values[self._count :], strict=True))
 
 
 def leaf_names(spec: pytree.TreeSpec, names: Sequence[str]) -> list[str]:
@@ -172,7 +182,29 @@ def _flatten(name: str, spec: pytree.TreeSpec, value: Any, leaves: list[Any]) ->
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and not isinstance(a, torch.Tensor) and bool(a == b)
+    """Exact, as constants are compared: neither True passes for 1 nor 0.0 for -0.0, and NaN is NaN."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (float, complex)):
+        return repr(a) == repr(b)
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(map(_equal, a.items(), b.items()))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return (a == b) is True  # of arrays and tensors it is no bool
+
+
+def _named(paths: Iterable[Path]) -> str:
+    """Parameters as the exported program calls them."""
+    return _listed([_name(*path) for path in paths])
+
+
+def _name(parameter: str, item: Any = None) -> str:
+    if item is None:
+        return parameter
+    return f"{parameter}_{item.idx}" if isinstance(item, pytree.SequenceKey) else str(item.key)
 
 
 def _listed(names: Any) -> str:

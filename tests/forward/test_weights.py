@@ -188,6 +188,41 @@ def test_the_error_names_what_was_replaced(model: Any, x: Tensor, forward: Any) 
         forward(x)
 
 
+class Tied(nn.Module):
+    """Each tensor under two names, of which the graph reads one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(4, 3), nn.Linear(3, 4, bias=False)
+        self.head.weight = self.tokens.weight
+        self.twice = self.again = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.ones(4))
+        self.register_buffer("other", self.mask)
+        self.shift = self.shifted = torch.ones(4)
+
+    def forward(self, i: Tensor) -> Tensor:
+        x = self.again(self.twice(self.head(self.tokens(i))))
+        return x * self.mask + self.other + self.shift * self.shifted  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokens.weight", "head.weight", "twice", "again", "mask", "other", "shift", "shifted", "twice.bias"],
+)
+def test_a_weight_is_looked_for_under_all_its_names(name: str) -> None:
+    model, i = Tied().eval(), torch.tensor([1, 2])
+    forward = torchgil.nogil(model, (i,))
+    with torch.inference_mode():
+        assert torch.equal(forward(i), model(i))
+    path, _, last = name.rpartition(".")
+    holder = model.get_submodule(path)
+    old = getattr(holder, last)
+    new = nn.Linear(4, 4) if isinstance(old, nn.Module) else torch.zeros_like(old)
+    setattr(holder, last, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    with pytest.raises(RuntimeError, match=AGAIN):
+        forward(i)
+
+
 def test_what_the_graph_does_not_read_may_change() -> None:
     class Unread(nn.Module):
         def __init__(self) -> None:

@@ -49,7 +49,7 @@ class Watch:
     def __init__(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
         entries = {
             (id(container), key): (container, key, container.get(key), path)
-            for name in weights
+            for name in _all_names(model, weights)
             for container, key, path in _way(model, name)
         }
         self._containers = [entry[0] for entry in entries.values()]
@@ -88,6 +88,24 @@ class Watch:
             "(by an assignment, load_state_dict(assign=True), .to(), an adapter or a parametrization): build "
             "it again with torchgil.nogil"
         )
+
+
+def _all_names(model: nn.Module, weights: Iterable[str]) -> list[str]:
+    """The names, and all others that the model has for the same tensors.
+
+    The graph reads a tied weight, or one of a module in two places, by one name only, and the model may have
+    another tensor under the other name later.
+    """
+    ends = [end for name in weights for end in [*_way(model, name)][-1:]]
+    read = {id(container.get(key)) for container, key, _ in ends}
+    others = (
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        for held in (vars(module)["_parameters"], vars(module)["_buffers"], vars(module))
+        for name, value in held.items()
+        if isinstance(value, torch.Tensor) and id(value) in read
+    )
+    return [*dict.fromkeys((*weights, *others))]
 
 
 def _way(model: nn.Module, name: str) -> Iterator[tuple[dict[str, Any], str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -89,3 +90,50 @@ def test_the_same_program_has_the_same_key() -> None:
 )
 def test_another_program_has_another_key(other: Callable[[], str]) -> None:
     assert key(without_grad(2)) != other()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(lambda: default_dtype(torch.float64), id="default dtype"),
+        pytest.param(deterministic, id="deterministic"),
+        pytest.param(lambda: matmul_precision("tf32"), id="precision of matmul"),
+    ],
+)
+def test_what_is_compiled_under_another_setting_has_another_key(setting: Any) -> None:
+    """Its code is another one: of ``torch.ones(3)`` the dtype is chosen as it is compiled."""
+    program = torch.export.export(nn.Identity(), (torch.ones(3),))
+    manifest = Manifest.of(program, plan_inputs(program)).dumps()
+    before = _key(program, manifest)
+    with setting():
+        assert _key(program, manifest) != before
+    assert _key(program, manifest) == before

@@ -121,10 +121,22 @@ def _say(text: str) -> None:
         print(f"torchgil: {text}", file=sys.stderr)
 
 
+def _settings() -> str:
+    """What code is compiled for besides its graph: the dtype of factories that name none, and kernels."""
+    return str(
+        (
+            torch.get_default_dtype(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cuda.matmul.fp32_precision,
+            torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
+        )
+    )
+
+
 def _key(program: ExportedProgram, manifest: str) -> str:
-    """A name for what is compiled: graph, weights, torch, processor and, of a GPU, its compute capability."""
+    """A name for what is compiled: graph, weights, torch and its settings, processor and a GPU's capability."""
     digest = hashlib.sha256()
-    for part in (__version__, torch.__version__, target(devices(program)), manifest):
+    for part in (__version__, torch.__version__, _settings(), target(devices(program)), manifest):
         digest.update(part.encode())
     digest.update(str(program.call_spec).encode())  # one graph may return a tensor, a tuple or a dictionary
     for name, module in program.graph_module.named_modules():  # a region, as of no_grad, is one of its own

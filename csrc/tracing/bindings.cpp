@@ -5,6 +5,7 @@
 #include <torchgil/gil.h>
 
 #include "tracing/collections.h"
+#include "tracing/culprit.h"
 #include "tracing/event_log.h"
 #include "tracing/gil_events.h"
 #include "tracing/op_events.h"
@@ -59,9 +60,17 @@ void after_fork_in_child() {
   gil_events::after_fork_in_child();
 }
 
+// What was begun or ended is written to `into`, too, where it is given: Ctrl-C
+// comes as this has returned, and takes the result away with it.
+//
 // GIL: held on entry and return; `gil` events give it up in between.
 py::dict trace_start(
-    size_t max_events, bool gil, bool lock, bool ops, bool newest) {
+    size_t max_events,
+    bool gil,
+    bool lock,
+    bool ops,
+    bool newest,
+    std::optional<py::dict> into) {
   if (phase != Phase::kNone) {
     throw std::runtime_error(
         "a trace is already running in this process, and there can be only "
@@ -91,7 +100,7 @@ py::dict trace_start(
   if (gil) {
     gil_events::mark_holder(start_ns);
   }
-  py::dict result;
+  py::dict result = into.value_or(py::dict());
   result["entry_points"] = witnesses.entry_points;
   result["lock"] = witnesses.lock;
   result["slots"] = witnesses.slots;
@@ -126,7 +135,7 @@ py::list in_pieces(std::vector<Event>& events) {
 
 // GIL: held on entry and return, given up once the recording has ended; a
 // writer on another thread never waits for it.
-py::dict trace_stop() {
+py::dict trace_stop(std::optional<py::dict> into) {
   if (phase != Phase::kRuns) {
     throw std::runtime_error("trace_stop: no trace is running");
   }
@@ -161,7 +170,7 @@ py::dict trace_stop() {
             in_pieces(thread.events),
             thread.dropped));
   }
-  py::dict result;
+  py::dict result = into.value_or(py::dict());
   result["start_ns"] = log.start_ns;
   result["stop_ns"] = log.stop_ns;
   result["complete_from_ns"] = log.complete_from_ns;
@@ -187,6 +196,21 @@ void trace_mark() {
   }
 }
 
+// Every thread that Python knows, those that it did not start among them.
+//
+// The interpreter makes the frames with its lock of all threads in its hand
+// (python/cpython#106883). Were garbage collected there, a tensor's end would
+// release the GIL, and who gets it may want that lock: a deadlock. In Python to
+// pause collections and to go on with them would be two steps, and Ctrl-C or
+// another thread could come in between.
+// GIL: held throughout.
+py::set thread_idents() {
+  const CollectionPaused paused;
+  const auto frames =
+      py::reinterpret_borrow<py::object>(PySys_GetObject("_current_frames"));
+  return py::set(frames());
+}
+
 // In the child of a fork: the trace is the parent's.
 void trace_forget() {
   collections_seen.reset();
@@ -208,8 +232,10 @@ void register_tracing(py::module_& m) {
       py::arg("gil"),
       py::arg("lock"),
       py::arg("ops") = true,
-      py::arg("newest") = false);
-  m.def("trace_stop", &trace_stop);
+      py::arg("newest") = false,
+      py::arg("into") = py::none());
+  m.def("trace_stop", &trace_stop, py::arg("into") = py::none());
+  m.def("thread_idents", &thread_idents);
   m.def("trace_running", &trace_running);
   m.def("trace_mark", &trace_mark);
   m.def("trace_forget", &trace_forget);

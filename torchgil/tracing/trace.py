@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from torchgil._build import C
 from torchgil._checks import flag, number, whole
@@ -52,6 +50,10 @@ class Trace:
         self._newest = keep == "newest"
         self._lock_witness = flag("trace: forced_switches", forced_switches)
         self._pid = 0  # of the process that runs it; 0: not started
+        self._runs = False
+        self._stopping = threading.RLock()
+        self._amid_stop = False
+        self._ended: Any = {}  # what the extension recorded
         self._recording: Recording | None = None
         self._report: Report | None = None
 
@@ -59,34 +61,58 @@ class Trace:
         """Begins to record, as the ``with`` block does."""
         if self._pid:
             raise RuntimeError("trace: a Trace records once; call torchgil.trace() again for another")
-        self._has_gil = has_gil()
-        self._known = _idents()
-        self._names = _ThreadNames(_KEPT_THREADS if self._newest else None)
-        self._start = C.trace_start(
-            self._max_events, self._has_gil, self._lock_witness, self._ops, self._newest
-        )
-        self._pid = os.getpid()
-        self._names.watch()
-        return self
+        has, known, pid = has_gil(), C.thread_idents(), os.getpid()
+        names = _ThreadNames(_KEPT_THREADS if self._newest else None)
+        begun: Any = {}
+        try:
+            C.trace_start(self._max_events, has, self._lock_witness, self._ops, self._newest, begun)
+            self._start, self._has_gil, self._known, self._names = begun, has, known, names
+            self._pid, self._runs = pid, True
+            names.watch()
+            if not self._runs:  # a signal handler, or another thread, has ended it amid this
+                names.put_back()
+            return self
+        except BaseException:
+            if begun:  # Ctrl-C, just after
+                self._runs = False
+                C.trace_stop()
+                names.put_back()
+            raise
 
     def __enter__(self) -> Trace:
-        return self.start()
+        ran = self._runs
+        try:
+            return self.start()
+        except BaseException:
+            if self._runs and not ran:  # Ctrl-C, just after
+                self.stop()
+            raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+    __exit__ = C.leave_block  # calls stop(), and again where Ctrl-C came amid it
 
     def stop(self) -> None:
         """Ends recording, in any thread of the process that began it. Twice does no harm."""
-        if os.getpid() != self._pid or self._recording is not None:
-            return  # a fork's child leaves the block: the trace is its parent's; or it was left before
+        if os.getpid() != self._pid:
+            return  # a fork's child leaves the block: the trace is its parent's
+        with self._stopping:  # another thread returns when it has ended, too
+            if self._recording is not None or self._amid_stop:
+                return  # it was left before, or a signal handler comes amid it
+            self._amid_stop = True
+            try:
+                self._recording = self._end()
+            finally:
+                self._amid_stop = False
+
+    def _end(self) -> Recording | None:
+        """What was recorded. After Ctrl-C it can be called again, and goes on; None after any other error."""
         self._names.unwatch()
-        alive = _idents()  # now, for others run while the events are copied
-        stopped = C.trace_stop()
+        if self._runs:
+            self._alive = C.thread_idents()  # now, for others run while the events are copied
+            self._runs = False
+            C.trace_stop(self._ended)
+        stopped, alive = self._ended, self._alive
+        if not stopped:
+            return None
         notes = []
         gil_seen = self._start["entry_points"]
         if not self._has_gil:
@@ -118,7 +144,7 @@ class Trace:
             has_gil=self._has_gil,
             notes=tuple(notes),
         )
-        self._recording = since(recording, begin_ns)
+        return since(recording, begin_ns)
 
     def _threads(
         self, recorded: list[tuple[int, int, str, list[bytes], int]], waiting: set[int], alive: set[int]
@@ -156,6 +182,8 @@ class Trace:
         if self._recording is None:
             if self._pid and os.getpid() != self._pid:
                 raise RuntimeError("trace: this process was forked inside the trace, which is its parent's")
+            if self._pid and not self._runs:
+                raise RuntimeError("trace: an error ended it, and there is no report")
             raise RuntimeError("trace: the report is ready when the `with` block has ended")
         if last is not None:
             start_ns = self._recording.stop_ns - int(last * 1e9)
@@ -210,26 +238,29 @@ class _ThreadNames:
 
     def __init__(self, kept: int | None) -> None:
         self._threads = deque(threading.enumerate(), kept)
+        self._original = threading.Thread.start
+        self._wrapper: Callable[[threading.Thread], None] | None = None
 
     def watch(self) -> None:
-        started = self._threads
-        original = self._original = threading.Thread.start
+        names, original, started = self, self._original, self._threads
 
         def start(self: threading.Thread) -> None:
-            started.append(self)
+            if names in _watching:
+                started.append(self)
             original(self)
 
+        _watching.append(self)  # first, so that a fork amid this finds it
         self._wrapper = start
         threading.Thread.start = start  # type: ignore[method-assign]
-        _watching.append(self)
 
     def unwatch(self) -> None:
         self.put_back()
-        self._threads.extend(threading.enumerate())
-        self._by_native_id = {t.native_id: t.name for t in self._threads}
+        threads = [*self._threads, *threading.enumerate()]
+        main = threading.main_thread()
+        self._by_native_id = {_attribute(t, "native_id"): str(_attribute(t, "name")) for t in threads}
         # In a fork's child threading has the parent's number for the main thread still; Linux, the process's.
-        self._by_native_id[os.getpid()] = threading.main_thread().name
-        self._by_ident = {t.ident: t for t in self._threads}
+        self._by_native_id[os.getpid()] = main.name
+        self._native_ids = {_attribute(t, "ident"): _attribute(t, "native_id") for t in threads}
 
     def put_back(self) -> None:
         # Somebody who wrapped it after us calls ours, which does no harm.
@@ -245,8 +276,15 @@ class _ThreadNames:
         return name
 
     def native_id(self, ident: int) -> int:
-        thread = self._by_ident.get(ident)
-        return thread.native_id or 0 if thread else 0
+        return self._native_ids.get(ident) or 0
+
+
+def _attribute(thread: threading.Thread, name: str) -> Any:
+    """The thread's, or where a subclass has one of its own that raises, what `threading` keeps it as."""
+    try:
+        return getattr(thread, name)
+    except Exception:
+        return getattr(thread, f"_{name}", None)  # none where Thread.__init__ was not called
 
 
 def _first_time(recorded: tuple[int, int, str, list[bytes], int]) -> int:
@@ -267,16 +305,3 @@ def _put_back_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_put_back_all)
-
-
-def _idents() -> set[int]:
-    """Every thread that Python knows, those that it did not start among them."""
-    # The interpreter makes the frames with its lock of all threads in its hand (gh-106883). Were garbage
-    # collected there, a tensor's end would release the GIL, and who gets it may want that lock: a deadlock.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return set(sys._current_frames())
-    finally:
-        if collects:
-            gc.enable()

@@ -1,0 +1,149 @@
+"""A trace ends, whatever comes amid its start and its end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import torchgil
+from tests.conftest import in_threads, run_in_child
+
+INTERRUPTED = """
+    import gc, itertools, os, sys, threading, torchgil
+    from torchgil._build import C
+    from torchgil.tracing import background
+    ours = os.path.dirname(background.__file__)
+    start, callbacks = threading.Thread.start, list(gc.callbacks)
+
+    class Interrupts:
+        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
+        def __init__(self, nth):
+            self.left, self.at = nth, ()
+
+        def __call__(self, frame, event, called):
+            # A with statement goes on from __enter__ without a step.
+            last = event == "return" and frame.f_code.co_name == "__enter__"
+            if event != "c_call" and frame.f_code.co_filename.startswith(ours) and not last:
+                self.left -= 1
+                if not self.left:
+                    sys.setprofile(None)
+                    self.at = event, frame.f_code.co_name, getattr(called, "__name__", "")
+                    raise KeyboardInterrupt
+
+    for nth in itertools.count(1):
+        trace, begun = torchgil.trace(), False
+        interrupts = Interrupts(nth)
+        try:
+            sys.setprofile(interrupts)
+            with trace:
+                begun = True
+                sys.setprofile(interrupts)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert not C.trace_running() and threading.Thread.start is start, interrupts.at
+        assert gc.isenabled() and gc.callbacks == callbacks, interrupts.at
+        if begun:
+            assert trace.report().threads, interrupts.at
+        if interrupts.left > 0:
+            break
+    print(nth)
+"""
+
+
+def test_ctrl_c_at_any_step_ends_it_and_keeps_what_was_recorded() -> None:
+    child = run_in_child(INTERRUPTED)
+    assert int(child.stdout) > 20  # so many steps were interrupted, the last of them none
+
+
+def test_threads_that_stop_it_together_all_find_the_report() -> None:
+    for _ in range(20):
+        trace = torchgil.trace().start()
+
+        def stop(_: int, trace: torchgil.tracing.Trace = trace) -> int:
+            trace.stop()
+            return trace.report().dropped
+
+        assert in_threads(stop, 3) == [0, 0, 0]
+
+
+def test_a_signal_handler_that_ends_it_amid_its_own_end() -> None:
+    run_in_child(
+        """
+        import sys, torchgil
+        for nth in range(1, 200):
+            trace, left = torchgil.trace().start(), nth
+
+            def handler(frame, event, called):
+                global left
+                left -= 1
+                if not left:
+                    sys.setprofile(None)
+                    trace.stop()
+
+            sys.setprofile(handler)
+            trace.stop()
+            sys.setprofile(None)
+            assert trace.report().threads
+        """,
+        timeout=60,
+    )
+
+
+class NotMade(threading.Thread):
+    def __init__(self) -> None:
+        pass
+
+
+class OddName(threading.Thread):
+    @property
+    def name(self) -> str:
+        raise ValueError("no name")
+
+    @name.setter
+    def name(self, _: str) -> None: ...
+
+
+class OddNumber(threading.Thread):
+    @property
+    def native_id(self) -> int:
+        raise ValueError("no number")
+
+
+class NumberForName(threading.Thread):
+    name = 5  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [(OddName, "Thread-"), (OddNumber, "Thread-"), (NumberForName, "5")]
+)
+def test_threads_of_an_odd_class_are_named(kind: type[threading.Thread], shown: str) -> None:
+    with torchgil.trace() as trace:
+        thread = kind(target=lambda: None)
+        thread.start()
+        thread.join()
+    names = [each.name for each in trace.report().threads]
+    assert any(name.startswith(shown) for name in names), names
+
+
+def test_a_thread_that_could_not_start_does_no_harm() -> None:
+    with torchgil.trace() as trace, pytest.raises(RuntimeError, match="not called"):
+        NotMade().start()
+    assert trace.report().threads
+
+
+def test_a_wrapper_that_somebody_kept_remembers_no_threads() -> None:
+    original = threading.Thread.start
+    try:
+        with torchgil.trace():
+            ours = threading.Thread.start
+            threading.Thread.start = lambda self: ours(self)  # type: ignore[method-assign]
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        started = next(c.cell_contents for c in ours.__closure__ or () if hasattr(c.cell_contents, "append"))
+        assert thread not in started
+    finally:
+        threading.Thread.start = original  # type: ignore[method-assign]

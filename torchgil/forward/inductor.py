@@ -134,7 +134,7 @@ def _settings() -> str:
 
 
 def _key(program: ExportedProgram, manifest: str) -> str:
-    """A name for what is compiled: graph, weights, torch and its settings, processor and a GPU's capability."""
+    """A name for what is compiled: graph, weights, torch and its settings, processor, a GPU's capability."""
     digest = hashlib.sha256()
     for part in (__version__, torch.__version__, _settings(), target(devices(program)), manifest):
         digest.update(part.encode())

@@ -30,6 +30,11 @@ async def async_generator(x):
     yield x
 
 
+class AsyncCallable:
+    async def __call__(self, x):
+        return x
+
+
 def batcher(**options):
     torchgil.Batcher(options.pop("fn", lambda x: x), **options).shutdown()
 
@@ -61,7 +66,7 @@ def awaited(objects, options):
 
 
 CASES = [
-    (batcher, "Batcher: fn", [None, *NO_FUNCTION, coroutine_function, async_generator]),
+    (batcher, "Batcher: fn", [None, *NO_FUNCTION, coroutine_function, async_generator, AsyncCallable()]),
     (batcher, "Batcher: collate", [*NO_FUNCTION, coroutine_function]),
     (batcher, "Batcher: split", [*NO_FUNCTION, coroutine_function]),
     (batcher, "Batcher: rows", [*NO_FUNCTION, coroutine_function]),

@@ -45,6 +45,40 @@ def test_an_executor_that_is_full_fails_the_request_and_serves_the_next(executor
         assert batcher.submit(torch.ones(1)).result(60).item() == 1
 
 
+class Inline(concurrent.futures.Executor):
+    """Runs each call in the thread that submits it."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_a_function_that_runs_in_the_submitting_thread_may_wait_for_a_pool_and_another_batcher():
+    with (
+        torchgil.ThreadPool(1) as pool,
+        torchgil.Batcher(lambda x: 3 * x, max_delay=0) as inner,
+        torchgil.Batcher(
+            lambda x: pool.submit(torch.mul, inner.submit(x).result(20), 2).result(20),
+            max_delay=0,
+            executor=Inline(),
+        ) as outer,
+    ):
+        # The second shows that the thread was not left out of its own work, or in it.
+        assert [outer.submit(torch.ones(1)).result(20).item() for _ in range(2)] == [6, 6]
+
+
+@pytest.mark.parametrize("outcome", ["set_result", "set_exception"])
+def test_a_caller_who_settles_a_future_himself_harms_nobody(held, outcome):
+    batcher, fn, first = held
+    settled, last = batcher.submit(torch.ones(1, 3)), batcher.submit(torch.ones(1, 3))
+    getattr(settled, outcome)(KeyError("mine"))
+    fn.gate.set()
+    assert [future.result(20).sum().item() for future in (first, last)] == [0, 6]
+    stats = batcher.stats()
+    assert (stats.submitted, stats.done, stats.cancelled) == (3, 2, 1)
+
+
 def test_ctrl_c_as_a_turn_is_handed_over_loses_nothing(executor):
     executor.error = KeyboardInterrupt()
     with torchgil.Batcher(lambda x: x, max_delay=0, executor=executor) as batcher:

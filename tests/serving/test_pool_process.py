@@ -109,6 +109,40 @@ def test_a_forked_child_is_told_at_once_and_a_new_pool_works_there():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_threads_stand_in_submit_leaves_the_childs_threads_able_to():
+    run_in_child(
+        """
+        import os, sys, threading, time, torchgil
+        from torchgil.serving import own_work
+        parents = torchgil.ThreadPool(1)
+        parents._shutdown_lock.acquire()
+        threads = [threading.Thread(target=parents.submit, args=(int,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(own_work._of_threads) < 4:
+            time.sleep(0.01)
+        pid = os.fork()
+        if pid == 0:  # a new thread gets the memory of one that is not here, and so its number
+            def use():
+                with torchgil.ThreadPool(1) as pool:
+                    outcomes.append(pool.submit(int, "5").result(20))
+            outcomes = []
+            users = [threading.Thread(target=use) for _ in range(4)]
+            for user in users:
+                user.start()
+            for user in users:
+                user.join()
+            os._exit(42 if outcomes == [5] * 4 else 1)
+        _, status = os.waitpid(pid, 0)
+        parents._shutdown_lock.release()
+        parents.shutdown()
+        assert os.waitstatus_to_exitcode(status) == 42
+        """,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_while_a_worker_sets_its_threads_leaves_the_child_working():
     run_in_child(
         """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
-from torchgil.serving.own_work import Bell, amid, change, hand_over, later, own_work
+from torchgil.serving.own_work import Bell, amid, aside, change, hand_over, later, own_work
 from torchgil.serving.requests import BatcherClosed, QueueFull, Request, tell, tell_error, tell_late
 from torchgil.serving.row_queue import RowQueue
 from torchgil.serving.stats import BatcherCounts, BatcherStats
@@ -180,14 +180,15 @@ class Dispatcher:
             self._lose(turn, str(error) or type(error).__name__)
 
     def _work(self, turn: _Turn) -> None:
-        if not own_work(self._begin, turn):
-            return
-        while self._next(turn):
-            self._serve(turn.batch)
-            for request in turn.batch:
-                request.payload = None  # who keeps an error, keeps its frames, and so the requests
-            turn.batch = []
-            del request
+        with aside():
+            if not own_work(self._begin, turn):
+                return
+            while self._next(turn):
+                self._serve(turn.batch)
+                for request in turn.batch:
+                    request.payload = None  # who keeps an error, keeps its frames, and so the requests
+                turn.batch = []
+                del request
 
     def _begin(self, turn: _Turn) -> bool:
         with self._lock:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Bell", "amid", "change", "hand_over", "handed_over", "later", "own_work"]
+__all__ = ["Bell", "amid", "aside", "change", "hand_over", "handed_over", "later", "own_work"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +53,7 @@ def later(fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None
 def own_work(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `fn` as own work of the calling thread, and then the notes that were left meanwhile."""
     ident, mine = threading.get_ident(), _OwnWork()
-    if ident in _of_threads:  # an executor runs a turn in the very thread that hands it over
+    if ident in _of_threads:
         return fn(*args, **kwargs)
     try:
         try:
@@ -66,6 +67,35 @@ def own_work(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         except BaseException:  # Ctrl-C amid one of them
             _work_off(mine.notes)
             raise
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """For what is not own work of the calling thread, though it comes amid some: it may wait, and take locks.
+
+    An executor may run a turn in the very thread that hands it over. The function that is batched there, and
+    the done-callbacks of its requests, would wait for ever for what a pool or a batcher puts off.
+    """
+    ident = threading.get_ident()
+    mine = _of_threads.pop(ident, None)
+    try:
+        yield
+    finally:
+        if mine is not None:
+            _of_threads[ident] = mine
+
+
+def _forget_the_parents_threads() -> None:
+    # A thread of the child may get the number of one that the fork left behind amid its own work, and would
+    # put off for ever what it does. The one that forks may itself be in own work, by a signal handler.
+    mine = _of_threads.get(threading.get_ident())
+    _of_threads.clear()
+    if mine is not None:
+        _of_threads[threading.get_ident()] = mine
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents_threads)
 
 
 def _work_off(notes: deque[Callable[[], object]]) -> None:

@@ -63,8 +63,10 @@ class Request:
     def take(self) -> bool:
         """Take it out of its caller's hands; False where it was cancelled. A task can still withdraw."""
         if isinstance(self.future, Future):
-            # It runs already where Ctrl-C came in just here before.
-            taken = self.future.running() or self.future.set_running_or_notify_cancel()
+            # It runs already where Ctrl-C came in just here before. A caller who gave it an outcome himself
+            # has what he wants, and the others must not pay for it.
+            answered = self.future.done() and not self.future.cancelled()
+            taken = not answered and (self.future.running() or self.future.set_running_or_notify_cancel())
         else:
             taken = not self.future.cancelled()
         self.state = "taken" if taken else "ended"

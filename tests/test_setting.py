@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import torchgil
+from tests.conftest import run_in_child
 from torchgil._build import C
 
 SETTINGS = {
@@ -319,3 +321,90 @@ def test_a_wrong_number_is_refused_when_it_is_given(make):
     for wrong in ("1", None, True, float("nan"), -1, 10**400, -(10**400), [1], 1j):
         with pytest.raises(ValueError, match="must be"):
             make(wrong)
+
+
+INTERRUPTED = """
+    import itertools, os, sys, threading, torch, torchgil
+    torch.set_num_threads(2)
+    makes = {
+        "interval": lambda: torchgil.switch_interval(1e-3),
+        "threads": lambda: torchgil.intra_op_threads(1),
+    }
+    make = makes[sys.argv[1]]
+    ours = os.path.dirname(torchgil.__file__)
+    main = threading.current_thread()
+
+    class Interrupts:
+        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
+        def __init__(self, nth):
+            self.left, self.at = nth, ()
+
+        def __call__(self, frame, event, called):
+            code = frame.f_code
+            # A with statement goes on from __enter__, and who resumed a generator from it, without a step.
+            last = event == "return" and code.co_name in ("__enter__", "block")
+            if event != "c_call" and code.co_filename.startswith((ours, contextlib)) and not last:
+                self.left -= 1
+                if not self.left:
+                    sys.setprofile(None)
+                    self.at = event, code.co_name, getattr(called, "__name__", "")
+                    raise KeyboardInterrupt
+
+    contextlib = sys.modules["contextlib"].__file__
+
+    def settings():
+        numbers = [sys.getswitchinterval(), torch.get_num_threads()]
+        fresh = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+        fresh.start()
+        fresh.join()
+        return numbers
+
+    with make():
+        pass
+    before = settings()
+    for nth in itertools.count(1):
+        interrupts = Interrupts(nth)
+        try:
+            sys.setprofile(interrupts)
+            with make():
+                sys.setprofile(interrupts)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert settings() == before, (interrupts.at, settings())
+        if interrupts.left > 0:
+            break
+    with make():
+        assert settings() != before
+    assert settings() == before
+    print(nth)
+"""
+
+
+@pytest.mark.parametrize("name", ["interval", "threads"])
+def test_ctrl_c_at_any_step_leaves_what_was_there_before(name):
+    """The process's default of intra-op threads among it."""
+    child = run_in_child(INTERRUPTED, name)
+    assert int(child.stdout) > 20  # so many steps were interrupted, the last of them none
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "kept = {make}; kept.__enter__()",
+        "kept = contextlib.ExitStack(); kept.enter_context({make})",
+        "def steps():\n with {make}: yield\nkept = steps(); next(kept)",
+        "@{make}\ndef steps(): yield\nkept = steps(); next(kept)",
+    ],
+    ids=["by hand", "stack", "in a generator", "around a generator"],
+)
+@pytest.mark.parametrize(
+    "make", ["torchgil.intra_op_threads(3)", "torchgil.switch_interval(1e-3)", "torchgil.gil_priority()"]
+)
+def test_a_block_that_is_open_when_the_interpreter_ends(kept, make):
+    """It is left there; a thread that was started to put a number back waited for the GIL for ever."""
+    code = "import contextlib, torchgil\n" + kept.format(make=make)
+    # In an interpreter of its own: which of its objects are gone when the block is left is part of the case.
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "", "")

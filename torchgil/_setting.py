@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, _GeneratorContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -27,24 +28,33 @@ class Setting(AbstractContextManager[None]):
 
     __slots__ = ("_block", "_make", "_name")
 
-    def __init__(self, make: Make, name: str) -> None:
+    def __init__(self, make: Callable[[], _GeneratorContextManager[None]], name: str) -> None:
         self._make = make
         self._name = name
-        self._block: AbstractContextManager[Any] | None = None
+        self._block: _GeneratorContextManager[None] | None = None
 
     def __enter__(self) -> None:
         if self._block is not None:
             raise RuntimeError(f"{self._name}: this block is open already; call it again for another")
         block = self._make()
-        block.__enter__()
-        self._block = block
+        try:
+            block.__enter__()
+            self._block = block
+        except BaseException:
+            block.gen.close()  # Ctrl-C, just after
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        block, self._block = self._block, None
-        if block is not None:
+        block = self._block
+        if block is None:
+            return
+        try:
             block.__exit__(kind, error, trace)
+        finally:
+            block.gen.close()  # Ctrl-C, just before
+            self._block = None
 
     def __call__(self, function: F) -> F:
         """Decorates a function, generator function or coroutine function, whose steps it then is around.
@@ -59,34 +69,65 @@ class Blocks:
     """The open blocks of one setting, of one thread or under a lock.
 
     What the one that was entered last asks for holds, and what stood before the first comes back with the
-    last, in whatever order they end.
+    last, in whatever order they end. Each step can be done again: Ctrl-C may come amid it.
 
     Args:
         get: Reads the setting.
         put: Sets it, or raises.
+        lock: Gives what is held around each change.
     """
 
-    def __init__(self, get: Callable[[], Any], put: Callable[[Any], object]) -> None:
+    def __init__(
+        self,
+        get: Callable[[], Any],
+        put: Callable[[Any], object],
+        lock: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self._get = get
         self._put = put
+        self._lock = lock
         self._open: list[list[Any]] = []  # what stood before each, the one entered last at the end
 
-    def enter(self, value: Any) -> list[Any]:
-        """Set `value`; returns what `leave` wants."""
-        before = [self._get()]
-        self._put(value)
-        self._open.append(before)
-        return before
+    @contextmanager
+    def block(self, value: Any, may_put_back: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """A block in which it is `value`; its end leaves the setting alone where that may not be put back.
 
-    def leave(self, before: list[Any], *, put: bool = True) -> None:
-        """End a block; with `put=False` without touching the setting."""
-        i = next(i for i, other in enumerate(self._open) if other is before)
-        if i + 1 < len(self._open):
-            self._open[i + 1][0] = before[0]  # the block that was entered after this one ends it, too
-            put = False
-        del self._open[i]
-        if put:
-            self._put(before[0])
+        As the interpreter ends it does nothing: nobody is left to whom the setting is something, a thread
+        that was parked may have the lock, and one that is started to put a number back would never run.
+        """
+        if sys.is_finalizing():
+            yield
+            return
+        before: list[Any] = []
+        try:
+            with self._lock():
+                before.append(self._get())
+                self._open.append(before)
+                self._put(value)
+            yield
+        finally:
+            try:
+                self._leave(before, may_put_back)
+            except BaseException:
+                try:
+                    self._leave(before, may_put_back)
+                finally:
+                    self._open[:] = [other for other in self._open if other is not before]
+                raise
+
+    def _leave(self, before: list[Any], may_put_back: Callable[[], bool]) -> None:
+        if sys.is_finalizing():
+            return
+        with self._lock():
+            found = [i for i, other in enumerate(self._open) if other is before]
+            if not found:
+                return  # it was not entered, or has been left
+            (i,) = found
+            if i + 1 < len(self._open):
+                self._open[i + 1][0] = before[0]  # the block that was entered after this one ends it, too
+            elif may_put_back():
+                self._put(before[0])
+            del self._open[i]
 
 
 def around(make: Make, function: Any, name: str) -> Any:

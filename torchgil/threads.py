@@ -6,12 +6,13 @@ and changes nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import _GeneratorContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,11 +101,18 @@ def set_own_intra_op_threads(n: int) -> None:
         if before == n:
             return
         default = _in_fresh_thread(torch.get_num_threads)
-        torch.set_num_threads(n)
-        if torch.get_num_threads() != n:
-            torch.set_num_threads(before)
-        if default is not None:
-            _in_fresh_thread(lambda: torch.set_num_threads(default))
+        put_back = functools.partial(_in_fresh_thread, lambda: torch.set_num_threads(default or before))
+        try:
+            torch.set_num_threads(n)
+            if torch.get_num_threads() != n:
+                torch.set_num_threads(before)
+        finally:
+            if default is not None:
+                try:
+                    put_back()
+                except BaseException:  # Ctrl-C amid it
+                    put_back()
+                    raise
         taken = torch.get_num_threads()
     if taken != n:
         raise RuntimeError(f"asked torch for {n} intra-op threads, got {taken}")
@@ -126,14 +134,9 @@ class _OfThread(threading.local):
 _of_thread = _OfThread()
 
 
-@contextmanager
-def _own_threads(n: int) -> Iterator[None]:
-    blocks, ident = _of_thread.blocks, threading.get_ident()
-    block = blocks.enter(n)
-    try:
-        yield
-    finally:
-        blocks.leave(block, put=threading.get_ident() == ident)
+def _own_threads(n: int) -> _GeneratorContextManager[None]:
+    ident = threading.get_ident()
+    return _of_thread.blocks.block(n, lambda: threading.get_ident() == ident)
 
 
 def _in_fresh_thread(fn: Callable[[], T]) -> T | None:
@@ -184,7 +187,7 @@ def switch_interval(seconds: float) -> Setting:
     """
     wanted = "a number from 1e-6 to 1000"
     seconds = number("switch_interval: seconds", seconds, 1e-6, 1000, wanted=wanted, kind=ValueError)
-    return Setting(lambda: _process_interval(seconds), f"torchgil.switch_interval({seconds:g})")
+    return Setting(lambda: _intervals.block(seconds), f"torchgil.switch_interval({seconds:g})")
 
 
 def _set_switch_interval(seconds: float) -> None:
@@ -196,18 +199,7 @@ def _set_switch_interval(seconds: float) -> None:
         raise RuntimeError(f"switch_interval: asked for {seconds} s, the interpreter took {taken} s")
 
 
-_intervals = Blocks(sys.getswitchinterval, _set_switch_interval)
-
-
-@contextmanager
-def _process_interval(seconds: float) -> Iterator[None]:
-    with _switch_interval_lock:
-        block = _intervals.enter(seconds)
-    try:
-        yield
-    finally:
-        with _switch_interval_lock:
-            _intervals.leave(block)
+_intervals = Blocks(sys.getswitchinterval, _set_switch_interval, lambda: _switch_interval_lock)
 
 
 def usable_cores() -> int:

@@ -247,6 +247,9 @@ redirect::Client& entry_points = *new redirect::Client(
         redirect::hook("PyGILState_Ensure", next_ensure, &ensure),
     });
 
+constexpr char kNoDescriptor[] =
+    "no file descriptor was free to look at what is loaded; it is tried again";
+
 const char* try_to_redirect() {
 #ifdef Py_GIL_DISABLED
   return "this build of Python has no GIL";
@@ -256,6 +259,10 @@ const char* try_to_redirect() {
            "are not ELF for x86-64 or aarch64";
   }
   wait_client.install();
+  if (!redirect::could_look()) {
+    wait_client.uninstall();
+    return kNoDescriptor;
+  }
   if (fork_handler != 0 || own_depth_made != 0 ||
       !wait_client.covers_interpreter("pthread_cond_timedwait") ||
       !wait_client.covers_interpreter("pthread_cond_signal")) {
@@ -281,7 +288,9 @@ const char* redirect_wait() {
   if (known == kNotTried) {
     const Asks asks;
     known = try_to_redirect();
-    why_not.store(known, std::memory_order_release);
+    if (known != kNoDescriptor) {
+      why_not.store(known, std::memory_order_release);
+    }
   }
   return known;
 }
@@ -290,7 +299,8 @@ Depth enter() {
   // Calls of the interpreter's dlopen are followed; what was loaded otherwise
   // is added at a thread's first block: asking the loader at each would take a
   // microsecond. That gives the GIL up, and gets it back with priority.
-  if (!depth && redirect_wait() == nullptr) {
+  const bool first = !depth || why_not == kNotTried;
+  if (first && redirect_wait() == nullptr) {
     const Asks asks;
     entry_points.keep_installed();
   }

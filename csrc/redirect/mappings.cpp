@@ -69,10 +69,13 @@ class Parser {
 
 } // namespace
 
+std::atomic<bool> no_descriptor{false};
+
 // Not by stdio, which allocates.
 bool read_mappings(Mappings& into) {
   into.clear();
   const int file = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  no_descriptor = file < 0 && (errno == EMFILE || errno == ENFILE);
   if (file < 0) {
     return true;
   }

@@ -3,6 +3,7 @@
 
 #include "redirect/reserved.h"
 
+#include <atomic>
 #include <cstdint>
 
 namespace torchgil::redirect {
@@ -20,6 +21,9 @@ using Mappings = Reserved<Mapping>; // in the order of their addresses
 /// has room for. Allocates nothing and takes no lock. Where the system does not
 /// tell, there are none.
 bool read_mappings(Mappings& into);
+
+/// Whether that failed the last time, since the process had no free descriptor.
+extern std::atomic<bool> no_descriptor;
 
 /// -1 where the address is not mapped.
 int protection_of(const Mappings& mappings, const void* address);

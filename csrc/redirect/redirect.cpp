@@ -39,6 +39,7 @@
 #include <torchgil/gil.h>
 
 #include "redirect/loaded.h"
+#include "redirect/mappings.h"
 #include "redirect/written_slot.h"
 
 #include <dlfcn.h>
@@ -72,6 +73,9 @@ Client::Client(Place place, std::vector<Hook> hooks)
 
 bool supported() {
   return false;
+}
+bool could_look() {
+  return true;
 }
 int Client::install() {
   return 0;
@@ -294,6 +298,10 @@ const int fork_handlers =
 
 bool supported() {
   return fork_handlers == 0 && !state.loader_is_lost;
+}
+
+bool could_look() {
+  return !no_descriptor;
 }
 
 int Client::install() {

@@ -63,6 +63,11 @@ Hook hook(
 /// loader.
 bool supported();
 
+/// False where the process had no free file descriptor when what is loaded was
+/// looked at last. What was not redirected by then is not now; a later
+/// install() may do it.
+bool could_look();
+
 /// What one part of the program redirects. Lives as long as the process.
 /// All functions may be called from any thread, with or without the GIL. Those
 /// that change something wait for each other and for the loader, and give the

@@ -66,10 +66,12 @@ void write_slot(
   if (slot.written == wanted) {
     return;
   }
-  slot.protection = protection_of(mappings, slot.address);
-  if (slot.protection < 0) {
+  const int protection = protection_of(mappings, slot.address);
+  if (protection >= 0) {
+    slot.protection = protection;
+  } else if (!slot.written || mappings.size() > 0) {
     return;
-  }
+  } // else they could not be read: it is as when the slot was written
   if (slot.written) {
     const bool done =
         exchange(slot, slot.written, wanted ? wanted : slot.before);

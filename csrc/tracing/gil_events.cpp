@@ -313,13 +313,17 @@ Witnesses start(bool use_lock) {
       client.covers_interpreter("PyEval_SaveThread") &&
       client.covers_interpreter("PyEval_RestoreThread");
   // A child forked amid this learns it anew.
-  if (learned == Learned::kNotYet) {
+  if (learned == Learned::kNotYet && redirect::could_look()) {
     const bool known = gil_lock::learn(gil_lock_found);
     learned = known ? Learned::kKnown : Learned::kUnknown;
   }
   witnesses.lock = use_lock && learned == Learned::kKnown;
   watch(witnesses.lock ? gil_lock_found : GilLock{});
-  if (!witnesses.lock) {
+  if (!redirect::could_look()) {
+    witnesses.missing =
+        "no file descriptor was free to look at what is loaded, so that calls "
+        "were not redirected";
+  } else if (!witnesses.lock) {
     witnesses.missing =
         "the lock inside the interpreter is not seen: forced switches are "
         "inferred";

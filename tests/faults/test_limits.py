@@ -154,3 +154,79 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused():
     )
     refusal = r"module (torchgil\.)?_C does not support loading in subinterpreters"
     assert re.fullmatch(rf"imported\n{refusal}\nNone\n", child.stdout), child
+
+
+NO_DESCRIPTOR = """
+    import contextlib, ctypes, resource, struct, time, torch, torchgil
+    from torchgil.priority import priority_unavailable
+    from torchgil.tracing import Watchdog, trace  # so that no import wants one
+
+    @contextlib.contextmanager
+    def no_descriptor():
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def redirected():
+        # Words of the interpreter's data that are addresses in our code.
+        with open("/proc/self/maps") as file:
+            lines = [line.split() for line in file]
+        ranges = [(*(int(x, 16) for x in at.split("-")), mode, rest[-1]) for at, mode, *rest in lines]
+        interpreter = next(
+            name for begin, end, _, name in ranges
+            if begin <= ctypes.cast(ctypes.pythonapi.Py_Initialize, ctypes.c_void_p).value < end
+        )
+        ours = [(b, e) for b, e, mode, name in ranges if "x" in mode and name.endswith(torchgil._C.__file__)]
+        words = []
+        for begin, end, mode, name in ranges:
+            if name == interpreter and mode.startswith("r") and "x" not in mode:
+                words += struct.unpack(f"{(end - begin) // 8}Q", ctypes.string_at(begin, end - begin))
+        return sum(b <= word < e for word in words for b, e in ours)
+"""
+
+
+@linux
+def test_calls_are_put_back_without_a_free_descriptor():
+    run_in_child(
+        NO_DESCRIPTOR
+        + """
+    assert redirected() == 0
+    with contextlib.ExitStack() as stack:
+        with trace():
+            assert redirected() > 0
+            stack.enter_context(no_descriptor())
+    assert redirected() == 0
+    with trace() as t:
+        torchgil.released.spin(0.001)
+    assert t.report().threads[0].releases == 1
+    """
+    )
+
+
+@linux
+def test_what_found_no_free_descriptor_works_when_there_is_one_again():
+    run_in_child(
+        NO_DESCRIPTOR
+        + """
+    import warnings
+    with no_descriptor(), warnings.catch_warnings(record=True) as warned:
+        with trace() as t:
+            torchgil.released.spin(0.001)
+        with torchgil.gil_priority():
+            pass
+        with Watchdog(on_hold=print):
+            pass
+    assert "no file descriptor was free" in str(t.report().notes), t.report().notes
+    assert ["no file descriptor was free" in str(each.message) for each in warned] == [True], warned
+    assert redirected() == 0
+    with trace() as t:
+        time.sleep(0.001)
+    assert t.report().threads[0].releases == 1 and not t.report().notes, t.report().notes
+    assert priority_unavailable() is None
+    with torchgil.gil_priority():
+        assert redirected() > 0
+    """
+    )

@@ -109,6 +109,32 @@ def test_the_watchdog_names_it(tmp_path, monkeypatch):
     assert ("it ran in the extension" in str(hold)) is hold.exact
 
 
+class Raises:
+    @property
+    def __module__(self):
+        raise ValueError("no module")
+
+    def __call__(self):
+        torchgil.held.spin(0.02)
+        return "its result"
+
+
+class NoClass(Raises):
+    @property
+    def __class__(self):
+        raise ValueError("no class")
+
+
+class NumberForModule(Raises):
+    __module__ = 5
+
+
+@pytest.mark.parametrize("kind", [Raises, NoClass, NumberForModule])
+def test_an_audit_of_an_object_that_cannot_be_asked_has_its_result(kind):
+    found = torchgil.audit(kind())
+    assert (found.result, found.extension) == ("its result", None)
+
+
 def test_an_audit_names_it_where_it_held_long():
     long = torchgil.audit(torchgil.held.spin, 0.05)
     assert long.extension.path == SHARED_OBJECT

@@ -92,3 +92,16 @@ def test_many_threads_and_no_events_are_drawn_too(tmp_path):
     report(*[ADD] * 40, stop_ms=100).plot(tmp_path / "many.png")
     report(stop_ms=1, complete_until_ns=MS).plot(tmp_path / "none.png")
     assert (tmp_path / "many.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["", "\0", "a\ud800", "$x^^$", "one\ntwo", "\\", "x" * 100_000], ids=ascii)
+def test_a_picture_of_threads_and_ops_of_any_name(tmp_path, name):
+    thread = threading.Thread(target=torch.ones, args=(1,), name="odd")
+    thread.name = name
+    with torchgil.trace() as trace:
+        thread.start()
+        thread.join()
+        with torch.profiler.record_function(name.encode(errors="replace").decode()):
+            torchgil.released.spin(0.005)
+    trace.report().plot(tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 10_000

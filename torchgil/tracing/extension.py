@@ -54,6 +54,13 @@ def of_callable(fn: Any) -> Extension | None:
     >>> of_callable(sorted) is None, of_callable(lambda: None) is None
     (True, True)
     """
+    try:
+        return _of_module(fn)
+    except Exception:  # what an object of somebody's own class is asked for may be code that raises
+        return None
+
+
+def _of_module(fn: Any) -> Extension | None:
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__module__", None)

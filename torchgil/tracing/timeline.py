@@ -77,7 +77,7 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
         axes.broken_barh(collected, (y + 0.3, 0.08), color=COLLECTING[1], linewidth=0)
     axes.set_xlim(0, span_ms)
     axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
-    axes.set_yticks(range(len(rows)), [thread.name for thread, _ in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [drawn(thread.name) for thread, _ in reversed(rows)])
     axes.set_xlabel("milliseconds since the trace began")
     axes.set_title("Who held the GIL when", loc="left", fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -87,6 +87,12 @@ def draw(report: Figures, path: str | PathLike[str]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
     # Agg fills its canvas with the GIL held: 3 ms for a million pixels.
     save_figure(figure, path, dpi=150 if len(rows) <= 8 else 100)
+
+
+def drawn(name: str) -> str:
+    """A name as matplotlib can draw it: no formula, no control character or half of a surrogate pair."""
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    return "".join(c if c.isprintable() else "\ufffd" for c in shown).replace("$", r"\$")
 
 
 def longest(thread: ThreadRecording, segments: Segments) -> list[tuple[int, int]]:
@@ -140,4 +146,4 @@ def _draw_ops(
     axes.broken_barh([bar[:2] for bar in bars], (y - 0.36, 0.12), color="#34495e", linewidth=0)
     for left, length, name in bars[:40]:
         if length > 0.012 * len(name) * span_ms:
-            axes.text(left + length / 2, y - 0.42, name, ha="center", va="top", fontsize=7)
+            axes.text(left + length / 2, y - 0.42, drawn(name), ha="center", va="top", fontsize=7)

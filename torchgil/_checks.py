@@ -92,7 +92,7 @@ def function(what: str, value: Any) -> Any:
     """
     if not callable(value):
         raise TypeError(f"{what} must be callable, got {type(value).__name__}")
-    calls = (value, inspect.getattr_static(type(value), "__call__", None))  # an object's own may be async, too
+    calls = (value, inspect.getattr_static(type(value), "__call__", None))  # of an object
     if any(inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call) for call in calls):
         raise TypeError(f"{what} must not be async, since nobody awaits it: give it a plain function")
     return value

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,19 @@ SCRIPTS = {
         import signal
         signal.setitimer(signal.ITIMER_REAL, 0.2)  # python has ended by then
     """,
+    "leaves a tracer": """
+        import sys
+        def tracer(frame, event, arg):
+            print(event)
+            return tracer
+        sys.settrace(tracer)
+    """,
+    "exits with a code that raises": """
+        class Exit(SystemExit):
+            @property
+            def code(self): raise ValueError
+        raise Exit('a message')
+    """,
     "gives its files no rights": "import os; os.umask(0o777)",
     "limits its files": """
         import resource
@@ -193,6 +208,126 @@ def test_it_ends_as_under_python_and_the_report_is_there(what, tmp_path):
         for folder in folders:
             if (folder / other).exists():
                 assert "torchgil: " not in (folder / other).read_text()
+
+
+# What is looked up in __main__ when the script has ended, and where it says that it is.
+LOOKS = """
+import atexit, pickle, sys, threading, time
+class Mine: pass
+file = __file__  # which some pythons take away at the end
+def look():
+    print(len(pickle.dumps(Mine())), sys.argv, __name__, file, sys.path[0])
+def late():
+    time.sleep(0.2)
+    look()
+threading.Thread(target=late).start()
+atexit.register(look)
+"""
+
+
+def started(how, folder):
+    """Arguments that run `LOOKS`."""
+    main = folder / "folder" / "__main__.py"
+    main.parent.mkdir()
+    main.write_text(LOOKS)
+    if how in ("a module", "a package"):
+        return ["-m", "folder.__main__" if how == "a module" else "folder"]
+    if how == "a folder":
+        return ["./folder"]
+    if how in ("an archive", "an archive without its ending"):
+        path = folder / ("archive.zip" if how == "an archive" else "archive")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(main, "__main__.py")
+    elif how == "compiled":
+        path = folder / "script.pyc"
+        py_compile.compile(str(main), str(path))
+    else:
+        (folder / "links").mkdir()
+        path = folder / "links" / "script.py"
+        path.symlink_to(main)
+    return [path.relative_to(folder)]
+
+
+@linux
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a module",
+        "a package",
+        "a folder",
+        "an archive",
+        "an archive without its ending",
+        "compiled",
+        "a link",
+    ],
+)
+def test_whatever_python_can_run_runs_and_stays_main_to_the_end(how, tmp_path):
+    arguments = [*started(how, tmp_path), "--its", "own"]
+    expected = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    done = run_torchgil("run", "--gil-priority", *arguments, cwd=tmp_path)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, expected.stdout, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
+@linux
+def test_a_script_has_the_names_that_python_gives_it(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "print({name: str(globals()[name])[:9] for name in sorted(globals())})"
+    )
+    expected, done = [
+        subprocess.run(
+            [sys.executable, *command, "script.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        ).stdout
+        for command in ([], ["-m", "torchgil", "run", "--gil-priority"])
+    ]
+    assert done == expected
+
+
+@linux
+def test_a_module_that_raises_or_is_not_there_says_so_as_under_python(tmp_path):
+    (tmp_path / "raises.py").write_text("1 / 0")
+    for module in ("raises", "nowhere"):
+        command = [sys.executable, "-m", module]
+        expected = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        done = run_torchgil("run", "--gil-priority", "-m", module, cwd=tmp_path)
+        assert (done.exit_code, done.stderr) == (expected.returncode, expected.stderr)
+
+
+@linux
+@pytest.mark.parametrize(
+    "does",
+    [
+        "import sys; sys.setrecursionlimit(40)",
+        "import sys; sys.path.clear()",
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (1 << 20, resource.RLIM_INFINITY))",
+        # Half of it is in no font, which matplotlib warns of.
+        "import warnings; warnings.simplefilter('error'); name = '\u4e2d\u6587'",
+        "name = '$\\\\bad{x$'",  # no formula
+    ],
+)
+def test_a_picture_is_drawn_whatever_the_script_leaves_and_calls_its_threads(does, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "script.py").write_text(
+        f"""
+name = "thread"
+{does}
+import threading
+from torch.profiler import record_function
+def work():
+    with record_function(name):
+        threading.Event().wait(0.2)
+thread = threading.Thread(target=work, name=name)
+thread.start()
+thread.join()
+"""
+        if "name =" in does
+        else does
+    )
+    done = run_torchgil("audit", "--plot", "p.png", "script.py", cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 @linux

@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
     if options.fail_if_held and options.fail_if_held > 3600:
         parser.error(f"--fail-if-held: at most 3600s, got {options.fail_if_held:g}s")
     if options.plot:
-        needs("matplotlib")  # before the run, not after an hour of it
+        # Before the run, not after an hour of it, when a script may have changed where modules lie.
+        needs("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg")
     from torchgil.tracing.text import render
     from torchgil.tracing.trace import trace
 

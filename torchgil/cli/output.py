@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 __all__ = ["output_file", "save_all", "unlimited"]
+
+_DEPTH = 1000  # of calls, python's own limit
 
 
 def output_file(path: str) -> str:
@@ -43,7 +47,10 @@ def save_all(*files: tuple[str | None, Callable[[str], object]]) -> list[str]:
             continue
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            save(path)
+            # A script may have made errors of them, and what is shown on stderr is its own.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                save(path)
         except Exception as error:  # the others, and what is printed, are not lost with it
             why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             failed.append(f"torchgil: {path} could not be written: {why}")
@@ -53,13 +60,25 @@ def save_all(*files: tuple[str | None, Callable[[str], object]]) -> list[str]:
 @contextlib.contextmanager
 def unlimited() -> Iterator[None]:
     """Without the limits that a script has set for itself, as far as it may raise them again."""
+    depth = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(depth, _DEPTH))
+    try:
+        with _resources():
+            yield
+    finally:
+        with contextlib.suppress(RecursionError):  # too low for where we are
+            sys.setrecursionlimit(depth)
+
+
+@contextlib.contextmanager
+def _resources() -> Iterator[None]:
     try:
         import resource
     except ImportError:  # not POSIX
         yield
         return
     before = {}
-    for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"):
+    for name in ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"):
         which = getattr(resource, name)
         before[which] = soft, hard = resource.getrlimit(which)
         if soft != hard:

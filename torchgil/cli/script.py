@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import faulthandler
 import importlib.machinery
 import io
 import os
+import pkgutil
 import re
 import runpy
 import signal
@@ -78,42 +80,54 @@ def _run(run_it: Callable[[], Any]) -> Ended:
 
 
 def _error_of(run_it: Callable[[], Any]) -> BaseException | None:
+    # What a script leaves set would see python's end, which is short, and not the making of a report.
+    tracer, profiler = sys.gettrace(), sys.getprofile()
     try:
         run_it()
     except BaseException as error:
         return error
+    finally:
+        sys.setprofile(profiler)
+        sys.settrace(tracer)
     return None
 
 
 def _exit_code(error: SystemExit) -> int:
     """What python makes of an exception that ends it."""
-    if error.code is None:
+    code: object = error
+    with contextlib.suppress(Exception):  # a subclass may make a property of it
+        code = error.code
+    if code is None:
         return 0
-    if isinstance(error.code, int):
+    if isinstance(code, int):
         # As python hands it to the system: a C int, -1 where it does not fit into a C long.
-        return int(error.code) & 0xFF if -(2**63) <= error.code < 2**63 else 0xFF
+        return int(code) & 0xFF if -(2**63) <= code < 2**63 else 0xFF
     _flush()
     with contextlib.suppress(Exception):
-        print(error.code, file=_stderr())
+        print(code, file=_stderr())
     return 1
 
 
 def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
     path = command[0]
-    if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
-        return lambda: runpy.run_path(path, run_name="__main__"), command
+    if pkgutil.get_importer(path) is not None:  # a folder or an archive, whatever its name ends with
+        sys.path.insert(0, os.path.join(os.getcwd(), path))
+        return lambda: _run_module("__main__", alter_argv=False), command
     with io.open_code(path) as file:
         source = file.read()
-    _look_first_in(os.path.dirname(os.path.abspath(path)))
-    main = types.ModuleType("__main__")
-    main.__file__ = os.path.abspath(path)
-    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
+    _look_first_in(os.path.dirname(os.path.realpath(path)))
 
     def execute() -> None:
-        # It stays __main__ after its end: threads and exit handlers still look into it.
-        sys.modules["__main__"] = main
-        # Not with this file's own __future__ imports.
-        exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
+        main = _new_main()
+        main.__file__ = os.path.abspath(path)
+        code = pkgutil.read_code(io.BytesIO(source))
+        if code is not None:  # compiled before
+            main.__loader__ = importlib.machinery.SourcelessFileLoader("__main__", path)
+        else:
+            main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
+            # Not with this file's own __future__ imports.
+            code = compile(source, path, "exec", dont_inherit=True)
+        exec(code, main.__dict__)
 
     return execute, command
 
@@ -121,7 +135,28 @@ def _script(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
 def _module(command: list[str]) -> tuple[Callable[[], Any], list[str]]:
     with contextlib.suppress(OSError):  # the folder is gone
         _look_first_in(os.getcwd())
-    return lambda: runpy.run_module(command[0], run_name="__main__", alter_sys=True), command
+    return lambda: _run_module(command[0]), ["-m", *command[1:]]
+
+
+def _run_module(name: str, *, alter_argv: bool = True) -> None:
+    """Runs it as `python -m` does, by the function that python itself calls.
+
+    `runpy.run_module` takes the module out of `sys.modules` where it ends, and what threads and exit handlers
+    look for in it, as pickle does, would not be there.
+    """
+    _new_main()
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]
+
+
+def _new_main() -> types.ModuleType:
+    """A `__main__` with what python has in it before it runs anything. It stays after the script's end."""
+    main = types.ModuleType("__main__")
+    given: dict[str, Any] = {"__annotations__": {}, "__cached__": None}  # not by every python
+    before = vars(sys.modules["__main__"])
+    main.__dict__.update({name: value for name, value in given.items() if name in before})
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    return main
 
 
 def _look_first_in(folder: str) -> None:
@@ -157,10 +192,9 @@ def _show(error: BaseException) -> int:
 
 
 def _trimmed(error: BaseException) -> BaseException:
-    """Without the frames of this file, runpy and what called them."""
-    ours = (__file__, runpy.__file__, f"<frozen {runpy.__name__}>")
+    """Without the frames of this file; those of runpy are there under `python -m`, too."""
     trace = error.__traceback__
-    while trace and trace.tb_frame.f_code.co_filename in ours:
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     return error.with_traceback(trace)
 

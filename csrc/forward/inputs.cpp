@@ -65,7 +65,6 @@ std::string Sizes::bind(
 
 void Sizes::check(const TensorSpec& spec, const at::Tensor& tensor) {
   std::string wrong;
-  const auto sizes = tensor.sizes();
   if (tensor.key_set().has(c10::DispatchKey::Python)) {
     C10_THROW_ERROR(
         TypeError,
@@ -82,6 +81,13 @@ void Sizes::check(const TensorSpec& spec, const at::Tensor& tensor) {
             "' is being differentiated (torch.func, or forward-mode AD), and "
             "a nogil forward is for inference; call the model itself");
   }
+  if (tensor.key_set().has(c10::DispatchKey::NestedTensor)) { // has no sizes
+    C10_THROW_ERROR(
+        TypeError,
+        "nogil: argument '" + spec.name +
+            "' is a nested tensor; pass a plain torch.Tensor");
+  }
+  const auto sizes = tensor.sizes();
   if (tensor.scalar_type() != spec.dtype) {
     wrong = "its dtype differs";
   } else if (tensor.device() != spec.device) {

@@ -3,6 +3,7 @@
 
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
+#include <ATen/functorch/BatchedTensorImpl.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -34,6 +35,10 @@ void list_parts(const at::Tensor& tensor, std::vector<const void*>& parts) {
       break;
     }
     default:
+      if (const auto* batched = at::functorch::maybeGetBatchedImpl(tensor)) {
+        list_parts(batched->value(), parts); // inside vmap
+        break;
+      }
       parts.push_back(
           tensor.has_storage() ? static_cast<const void*>(
                                      tensor.storage().unsafeGetStorageImpl())

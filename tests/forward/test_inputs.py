@@ -90,6 +90,12 @@ def test_a_wrong_argument_is_named(
     assert C.forward_releases() == before
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_refused_by_name(forward: Any) -> None:
+    with pytest.raises(TypeError, match="argument 'x' is a nested tensor; pass a plain"):
+        forward(torch.nested.nested_tensor([X[0], X[1]]), EXTRA)
+
+
 def test_arguments_may_be_given_as_the_model_takes_them(forward: Any) -> None:
     x, extra = example()
     want = forward(x, extra, 3, scale=2.0, flag=True)

@@ -136,6 +136,16 @@ def test_a_write_that_no_schema_tells_is_caught_when_it_runs() -> None:
     assert kept(x).sum() == 6
 
 
+def test_a_write_to_what_vmap_maps_over_is_caught_when_it_runs() -> None:
+    forward = torchgil.nogil(of(lambda x: torch.einsum("ij->ji", x).mul_(2)), (torch.ones(2, 3),))
+    x = torch.ones(5, 2, 3)
+    with pytest.raises(NotImplementedError, match="shares with an input or a weight"):
+        torch.vmap(forward)(x)
+    assert x.sum() == 30
+    kept = torchgil.nogil(of(lambda x: torch.einsum("ij->ji", x + 1).mul_(2)), (torch.ones(2, 3),))
+    assert torch.vmap(kept)(x).sum() == 120
+
+
 def test_a_copy_that_may_be_a_view_is_judged_when_it_runs() -> None:
     forward = torchgil.nogil(of(lambda x: x.contiguous().add_(1)), (torch.zeros(2, 3).mT,))
     strided, dense = torch.zeros(2, 3).mT, torch.zeros(3, 2)

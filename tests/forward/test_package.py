@@ -137,6 +137,62 @@ def test_a_package_of_another_program_checks_what_it_can(forward: Any, rewritten
 
 
 @pytest.mark.slow
+def test_what_has_no_memory_to_read_is_refused_and_signs_are_done_before(
+    forward: Any, rewritten: Any
+) -> None:
+    code = f"""
+        import torch, torchgil
+        from torch._subclasses import FakeTensorMode
+
+        x, bias = torch.randn(4, 8), torch.randn(8)
+        freed = x.clone()
+        freed.untyped_storage().resize_(0)
+        wrong = (
+            FakeTensorMode().from_tensor(x),
+            torch._efficientzerotensor((4, 8)),
+            torch.nested.nested_tensor([x[0], x[1], x[2], x[3]]),
+            freed,
+        )
+        for path in {[forward.path, str(rewritten(drop="torchgil"))]}:
+            package = torchgil.load_package(path)
+            call = lambda x: package(x, {{"bias": bias}}, 3, flag=True)["y"]
+            calls = [lambda x=x: call(x) for x in wrong]
+            calls += [lambda: torch.vmap(call)(x[None]), lambda: torch.func.functionalize(call)(x)]
+            for place, refused in enumerate(calls):
+                try:
+                    refused()
+                except TypeError as error:
+                    assert "pass a plain torch.Tensor" in str(error), error
+                else:
+                    raise AssertionError(f"{{place}} was read")
+            assert torch.equal(call(torch._neg_view(x)), call(-x))
+    """
+    run_in_child(code)
+
+
+@pytest.mark.slow
+def test_compiled_code_runs_the_same_inside_modes_and_transforms(forward: Any) -> None:
+    code = f"""
+        import torch, torchgil
+        from torch._subclasses import FakeTensorMode
+
+        x, bias = torch.randn(4, 8), torch.randn(8)
+        package = torchgil.load_package({forward.path!r})
+        call = lambda: package(x, {{"bias": bias}}, 3, flag=True)["y"]
+        want, zero = call(), torch.zeros(())
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            got = call()
+        assert torch.equal(got, want)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), want)
+        assert torch.equal(torch.vmap(lambda v: call() + v)(zero[None])[0], want)
+        assert torch.equal(torch.func.functionalize(lambda v: call() + v)(zero), want)
+        assert torch.equal(torch.func.grad(lambda v: call().sum() * v)(zero), want.sum())
+    """
+    run_in_child(code)
+
+
+@pytest.mark.slow
 def test_a_package_that_says_anything_of_its_arguments_is_refused_or_checks_them(
     forward: Any, rewritten: Any
 ) -> None:

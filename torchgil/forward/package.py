@@ -131,8 +131,10 @@ class PackageForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         flat = self._flatten(args, kwargs)
         values = self._run(flat)
-        for place in self._numbers:  # a package hands numbers out as tensors
-            values[place] = values[place].item()
+        if self._numbers:
+            with torch._C._DisableTorchDispatch():  # a fake mode has no values
+                for place in self._numbers:  # a package hands numbers out as tensors
+                    values[place] = values[place].item()
         for place, value in self._constants.items():
             values[place] = value
         return self._unflatten(values)

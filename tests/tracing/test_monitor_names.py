@@ -208,3 +208,35 @@ def test_the_child_of_a_fork_has_threading_as_it_was_and_can_begin_anew() -> Non
             assert os.waitpid(child, 0)[1] == 0
         """
     )
+
+
+def test_a_thread_runs_though_there_is_no_memory_to_note_its_name():
+    """Whoever starts it waits until it has begun."""
+    run_in_child(
+        """
+        import threading
+        from torchgil.tracing import thread_life
+
+        class Listener:
+            told = []
+            def thread_begins(self, name):
+                self.told.append(name)
+                raise MemoryError
+            def thread_ends(self, name):
+                raise MemoryError
+
+        class Ends(Listener):
+            def thread_begins(self, name):
+                return True
+
+        for listener in (Ends(), Listener()):
+            thread_life.listen(listener)
+            ran = []
+            thread = threading.Thread(target=ran.append, args=(1,), name="unnoted")
+            thread.start()
+            thread.join()
+            assert ran == [1]
+        assert Listener.told == ["unnoted"]
+        """,
+        timeout=30,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 __all__ = ["Listener", "leave", "listen"]
@@ -55,12 +56,15 @@ def _install() -> None:
 
     def bootstrap(thread: Any) -> None:
         # Where this is called twice, since somebody wrapped it meanwhile, the second time a thread is known.
-        told = [each for each in tuple(_listeners) if each.thread_begins(thread._name)]
+        told: list[Listener] = []
+        with suppress(Exception):  # no memory: whoever starts this thread waits for it to begin, for ever
+            told += [each for each in tuple(_listeners) if each.thread_begins(thread._name)]
         try:
             original(thread)
         finally:
             for each in told:
-                each.thread_ends(thread._name)
+                with suppress(Exception):
+                    each.thread_ends(thread._name)
 
     _wrapped = bootstrap, original
     setattr(threading.Thread, _NAME, bootstrap)

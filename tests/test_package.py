@@ -36,6 +36,20 @@ def test_importing_torchgil_imports_neither_torch_nor_the_extension():
     )
 
 
+def test_torchs_files_can_be_looked_at_before_it_is_imported():
+    run_in_child(
+        """
+        import copy, importlib.util, pkgutil, sys, torchgil
+        loader = importlib.util.find_spec("torch").loader
+        assert loader.get_filename().endswith("__init__.py") and loader.is_package("torch")
+        copy.copy(loader)
+        assert "torch" not in sys.modules
+        assert b"__version__" in pkgutil.get_data("torch", "version.py")
+        """,
+        fresh=True,
+    )
+
+
 @pytest.mark.parametrize("order", ["import torch; import torchgil", "import torchgil; import torch"])
 def test_the_ops_are_registered_in_either_order(order):
     run_in_child(

@@ -19,6 +19,8 @@ from torchgil.tracing import html
 
 __all__ = ["NotLoadedError", "Result", "compare"]
 
+_LONGEST_S = 2_000_000  # poll() takes no more than 2**31 ms
+
 
 class NotLoadedError(Exception):
     """The factory is not there, or failed: its own traceback."""
@@ -156,7 +158,7 @@ def _visit(
         start_new_session=True,  # so that its workers can be ended with it
     )
     try:
-        stdout, stderr = child.communicate(timeout=timeout)
+        stdout, stderr = child.communicate(timeout=min(timeout, _LONGEST_S))
     except subprocess.TimeoutExpired:
         return (), f"no result within {timeout:g} s"
     finally:

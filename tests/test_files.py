@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -70,6 +71,40 @@ def test_anothers_open_file_is_written_to_and_not_replaced(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         write_whole(f"/dev/fd/{log.fileno()}", "new")
         assert log.read() == "new"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/stdout")
+def test_so_it_is_behind_a_link_of_ones_own(tmp_path):
+    with open(tmp_path / "log", "w+") as log:
+        (tmp_path / "link").symlink_to(f"/dev/fd/{log.fileno()}")
+        write_whole(tmp_path / "link", "new")
+        assert log.read() == "new"
+
+
+@posix
+@pytest.mark.parametrize("why", [errno.EBUSY, errno.EPERM])
+def test_a_file_whose_place_cannot_be_taken_is_written_in_it(why, tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    path.write_text("the one before, longer")
+
+    def refusing(source, target):  # as for a mount point, or another's file in /tmp
+        raise OSError(why, os.strerror(why), source)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    write_whole(path, "new")
+    assert path.read_text() == "new"
+    with pytest.raises(OSError, match="other") as raised:
+        write_whole(tmp_path / "other", "new")
+    assert raised.value.errno == why
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+@posix
+def test_a_name_may_be_bytes_and_must_not_end_as_a_folders(tmp_path):
+    write_whole(os.fsencode(tmp_path / "report.json"), "new")
+    with pytest.raises(IsADirectoryError):
+        write_whole(f"{tmp_path}/folder/", "new")
+    assert os.listdir(tmp_path) == ["report.json"]
 
 
 def test_a_folder_is_refused_by_its_name_and_nothing_lies_beside_it(tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,10 @@ def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     A file that is there keeps its mode and, as far as that is allowed, its owner; a symbolic link stays
     and what it points to is replaced. A pipe or a device is written to as it is, and so is a file in a
-    folder that takes no new ones. Errors name `path`.
+    folder that takes no new ones, or one whose place cannot be taken. Errors name `path`.
     """
     try:
-        with _opened(os.fspath(path)) as file:
+        with _opened(os.fsdecode(path)) as file:
             yield file
     except OSError as error:
         # The file that was written to has a name that nobody has heard of, or none.
@@ -46,12 +47,12 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     there = None
     with contextlib.suppress(FileNotFoundError):
         there = os.stat(path)
-    if there is not None and stat.S_ISDIR(there.st_mode):
+    if stat.S_ISDIR(there.st_mode) if there is not None else path.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if there is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     # What lies in /dev or /proc is another's open file, also where that is a regular one.
-    if (there is not None and not stat.S_ISREG(there.st_mode)) or path.startswith(("/dev/", "/proc/")):
+    if (there is not None and not stat.S_ISREG(there.st_mode)) or _is_open_elsewhere(path):
         with open(path, "wb") as file:
             yield file
         return
@@ -70,11 +71,27 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
             if there is not None:
                 _make_like(descriptor, there)
             yield file
-        os.replace(beside, target)
+        try:
+            os.replace(beside, target)
+        except OSError as error:
+            # A mount point, as containers make of a file, or another's in a folder like /tmp.
+            if there is None or error.errno not in (errno.EBUSY, errno.EPERM, errno.EACCES):
+                raise
+            shutil.copyfile(beside, target)
+            os.remove(beside)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(beside)
         raise
+
+
+def _is_open_elsewhere(path: str) -> bool:
+    """Whether it is, or leads to, a name in /dev or /proc, such as /dev/stdout."""
+    while not path.startswith(("/dev/", "/proc/")):
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return True
 
 
 def _make_like(descriptor: int, there: os.stat_result) -> None:

@@ -62,20 +62,21 @@ installs: # every way of installing, each in a fresh environment
 matrix: # every tried pair of Python and torch, each in a fresh environment: docs/compatibility.md
 	.ci/matrix
 
-wheel: $(VENV)/.built # dist/: a wheel for the torch that is there, named for it
+wheel: $(VENV)/.built # dist/: a wheel for the torch that is there, named for it, and one of the half without torch
 	.ci/wheel $(BIN)/python
+	.ci/wheel $(BIN)/python --without-torch
 
 docs: $(VENV)/.built # build/docs/index.html: the pages of docs/, and the API from the docstrings
 	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 clean:
-	rm -rf build dist *.egg-info torchgil/_C.*.so torchgil/_built_for.py $(VENV)/.built
+	rm -rf build dist *.egg-info torchgil/_gil.*.so torchgil/_torch.*.so torchgil/_built_for.py $(VENV)/.built
 
 # torch first and exactly: any looser requirement can bring gigabytes of CUDA packages.
 $(VENV)/.torch: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja numpy
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja numpy "pybind11>=3"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.torch setup.py $(SOURCES)

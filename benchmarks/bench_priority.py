@@ -33,7 +33,7 @@ import torch
 from forward_models import MODELS
 
 import torchgil
-from torchgil.tracing import wakeup_latency
+from torchgil.watching import wakeup_latency
 
 WAYS = ("plain", "priority", "interval")
 WORKS = ("reacquire", "eager", "step", "nogil", "add")

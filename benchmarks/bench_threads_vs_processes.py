@@ -17,11 +17,8 @@ from typing import Any
 
 import harness
 
-from torchgil.compare.contenders import contenders
-from torchgil.compare.recommendation import recommend
-from torchgil.compare.run import compare
-from torchgil.compare.subject import BUILTIN
-from torchgil.threads import usable_cores
+from torchgil import usable_cores
+from torchgil.compare import BUILTIN, compare, contenders, recommend
 
 
 def child(configuration: dict[str, Any]) -> Any:

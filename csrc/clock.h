@@ -3,9 +3,12 @@
 
 #include <time.h>
 
+#include <chrono>
 #include <cstdint>
 
 namespace torchgil {
+
+using Clock = std::chrono::steady_clock; // the same, with its own types
 
 /// The monotonic clock, which the interpreter's waits go by as well, in
 /// nanoseconds.

@@ -22,7 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import torch
 
 import torchgil
-from torchgil.compare.builtin import transformer
+from torchgil.compare import transformer
 
 WORKERS = 2
 IN_FLIGHT = 8

@@ -10,7 +10,7 @@ import sys
 import torch
 
 import torchgil
-from torchgil.tracing.timeline import op_slices
+from torchgil.tracing import op_slices
 
 n = int(sys.argv[1]) if sys.argv[1:] else 1000
 a = torch.ones(n, n)

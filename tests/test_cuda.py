@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import torchgil
 from tests.conftest import in_threads
 from tests.forward.comparing import assert_same, reference
-from torchgil._build import C
+from torchgil._torch_half import C
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -16,37 +16,59 @@ HEADERS = sorted((ROOT / "torchgil" / "include").rglob("*.h"))
 PACKAGE = sorted((ROOT / "torchgil").rglob("*.py"))
 
 # What each folder of csrc may include from other folders: a folder, or one header of it. csrc/clock.h and
-# torchgil/include are for all; module.cpp names what each wing registers, and includes nothing.
+# torchgil/include are for all; a module.cpp names what each wing registers.
 MAY_INCLUDE = {
-    "redirect": set(),
-    "ops": set(),
-    "tracing": {"redirect"},
-    "priority": {"redirect"},
-    "threads": {"redirect"},
-    "forward": {"priority/mark.h"},
+    # The half that knows the GIL and not torch. What lies in csrc/gil itself is for all of its folders.
+    "gil": {
+        "gil/collections/collections.h",  # set up as the module is loaded
+        # The table for the other half.
+        "gil/priority/mark.h",
+        "gil/threads/own_threads.h",
+        "gil/trace/op_source.h",
+    },
+    "gil/cpython": {"gil"},
+    "gil/redirect": {"gil"},
+    "gil/collections": {"gil"},
+    "gil/trace": {"gil", "gil/cpython", "gil/redirect", "gil/collections"},
+    "gil/watch": {"gil", "gil/cpython", "gil/collections"},
+    "gil/priority": {"gil", "gil/cpython", "gil/redirect"},
+    "gil/threads": {"gil", "gil/redirect"},
+    # The half that knows torch, and of the other one its table.
+    "torch": {"gil/functions.h"},
+    "torch/ops": set(),
+    "torch/forward": {"torch/gil_functions.h"},
 }
 
-# The C++ files that may see Python, besides every bindings.cpp.
+# What knows one CPython from another: a new one is that folder's work. pybind11's own way to tell them apart,
+# and the public header, which needs no other file, are the exceptions.
+KNOWS_VERSIONS = re.compile(r"PY_VERSION_HEX|Py_BUILD_CORE|internal/pycore")
+
+# The C++ files that may see Python, besides every bindings.cpp and module.cpp.
 MAY_SEE_PYTHON = {
-    "csrc/module.cpp",
-    "csrc/redirect/redirect.cpp",  # gives the GIL up while it waits for the loader
-    "csrc/priority/mark.h",  # a release window
-    "csrc/priority/priority.cpp",  # the entry points that end one
+    "csrc/gil/functions.cpp",  # makes the capsule
+    "csrc/gil/redirect/redirect.cpp",  # gives the GIL up while it waits for the loader
+    "csrc/gil/priority/priority.cpp",  # the entry points that end a window
+    "csrc/torch/gil_functions.cpp",  # finds the capsule
+    "csrc/torch/threads.cpp",  # the bindings of one function
+    "csrc/torch/forward/priority_window.h",  # a release window
 }
 MAY_SEE_PYTHON_STEMS = {
-    "csrc/forward/arguments",  # what Python arguments become: a part of the bindings
-    "csrc/forward/decode",  # likewise for the instruction list
-    "csrc/tracing/collections",
-    "csrc/tracing/gil_events",
-    "csrc/tracing/gil_lock",
-    "csrc/tracing/op_events",
-    "csrc/tracing/monitor_bindings",
-    "csrc/tracing/main_look",  # the prober's look from the main thread
-    "csrc/tracing/prober",
-    "csrc/tracing/prober_bindings",
-    "csrc/tracing/culprit",  # the prober's look at a thread's frames
-    "csrc/tracing/gil_holder",  # and at who holds the GIL
+    "csrc/torch/forward/arguments",  # what Python arguments become: a part of the bindings
+    "csrc/torch/forward/decode",  # likewise for the instruction list
+    "csrc/gil/collections/collections",
+    "csrc/gil/collections/paused",
+    "csrc/gil/cpython/gil_holder",  # who holds the GIL
+    "csrc/gil/cpython/gil_lock",
+    "csrc/gil/cpython/thread_states",
+    "csrc/gil/trace/gil_events",
+    "csrc/gil/trace/op_source",
+    "csrc/gil/watch/monitor_bindings",
+    "csrc/gil/watch/main_look",  # the prober's look from the main thread
+    "csrc/gil/watch/prober",
+    "csrc/gil/watch/prober_bindings",
+    "csrc/gil/watch/culprit",  # the prober's look at a thread's frames
 }
+TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
 PYTHON_HEADER = re.compile(
     r"^(Python\.h|pybind11/|torch/csrc/(utils|Exceptions|python_headers|autograd/python))"
 )
@@ -60,45 +82,54 @@ BY_ITSELF = re.compile(
 )
 MAY_BY_ITSELF = {
     "torchgil/include/torchgil/gil.h": {"PyEval_SaveThread", "PyEval_RestoreThread"},  # the one way
-    "csrc/tracing/prober.cpp": {"PyEval_SaveThread"},  # gives up what take_gil() got: nothing is asked for
+    "csrc/gil/watch/prober.cpp": {"PyEval_SaveThread"},  # gives up what take_gil() got: nothing is asked for
 }
 
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
-    {"_C", "_built_for", "_checks", "_files", "_imports", "_setting", "_support", "_version", "headers"},
-    {"_build", "_pictures"},
-    {"priority", "threads"},
+    {"_gil", "_torch", "_built_for", "_checks", "_files", "_formatting", "_headers", "_html", "_imports"},
+    {"_setting", "_versions", "_version", "_gil_half", "_garbage", "_pictures", "_extension", "_statistics"},
+    {"_torch_half", "_priority", "_wakeup"},
+    {"_threads"},
     {"ops"},
-    {"tracing", "forward"},
+    {"tracing", "watching", "forward"},
     {"serving"},
     {"compare", "metrics"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]
-MAY_TOUCH_C = {"_build", "priority", "threads", "ops", "tracing", "forward"}
+MAY_TOUCH_GIL = {"_gil_half", "_priority", "_wakeup", "tracing", "watching"}
+MAY_TOUCH_TORCH_HALF = {"_torch_half", "_threads", "ops", "forward", "serving", "compare"}
+# What may name torch in an import. The rest works without it, and never imports it.
+MAY_NAME_TORCH = {
+    "_torch_half",
+    "_threads",
+    "ops",
+    "forward",
+    "serving",
+    "compare",
+    "cli/compare",
+    "cli/demo",
+}
+MAY_NAME_TORCH |= {"cli/torch_facts"}  # which doctor runs in a process of its own
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
-    {"recording", "extension", "background", "thread_life"},  # extension: of what a call is
-    {"segments"},
-    {"states", "figures"},
-    {"collecting", "holding"},
-    {"numbers", "text", "timeline"},
-    {"html", "chrome"},
-    {"report"},
-    {"trace", "watchdog", "monitor", "wakeup"},
-    {"audit"},
+    {"_pieces"},
+    {"_recording"},
+    {"_segments"},
+    {"_states", "_figures"},
+    {"_by_name", "_collecting", "_holding"},
+    {"_numbers", "_text", "_timeline"},
+    {"_notebook", "_chrome"},
+    {"_report"},
+    {"_trace"},
+    {"_audit"},
     {"__init__"},
 ]
 
 
-# Beside public names the tests use the extension, modules that are tested by themselves, and these functions.
-PRIVATE_IN_TESTS = {
-    "_build.C",
-    "_files",
-    "_support",
-    "forward.inductor._key",
-    "tracing.numbers._holders_meanwhile",
-}
+# The tests use modules that are tested by themselves, and of these what has no underscore, but for these.
+PRIVATE_IN_TESTS = {"forward._inductor._key"}
 
 
 def includes(path):
@@ -134,20 +165,20 @@ def layer_of(room):
 
 def included_from_elsewhere(path, csrc):
     """The files of other folders of csrc that a file includes without leave."""
-    folder, *below = path.relative_to(csrc).parts
+    folder = path.relative_to(csrc).parent.as_posix()
+    places = (path.parent, csrc / folder.split("/")[0], csrc)  # as setup.py has the compiler look
     found = {
-        next((f for f in (path.parent / h, csrc / h) if f.is_file()), path)
+        next((f for f in (place / h for place in places) if f.is_file()), path)
         .resolve()
         .relative_to(csrc.resolve())
         for h in includes(path)
     }
-    allowed = MAY_INCLUDE.get(folder, set()) if below else set()
+    allowed = MAY_INCLUDE.get(folder, set())
     return {
         other.as_posix()
         for other in found
-        if len(other.parts) > 1
-        and other.parts[0] != folder
-        and not {other.parts[0], other.as_posix()} & allowed
+        if other.parent.as_posix() not in (folder, ".")
+        and not {other.parent.as_posix(), other.as_posix()} & allowed
     }
 
 
@@ -159,10 +190,46 @@ def upward_imports(path, root=ROOT):
         other = module.split(".")[0]
         if other in (room, "__version__"):
             continue
-        # "" is torchgil itself: import from the module that has it.
-        if not other or layer_of(other) >= layer_of(room):
+        # "" is torchgil itself: import from the module that has it. The plugin is a user like others.
+        if (not other and room != "pytest_plugin") or (other and layer_of(other) >= layer_of(room)):
             found.add(module)
-        if (module == "_build.C" or other == "_C") and room not in MAY_TOUCH_C:
+        if other in ("_gil_half", "_gil") and room not in MAY_TOUCH_GIL | {"_torch_half"}:
+            found.add(module)
+        if other in ("_torch_half", "_torch") and room not in MAY_TOUCH_TORCH_HALF:
+            found.add(module)
+    return found
+
+
+def torch_imports(path, root=ROOT):
+    """The imports of torch in a file, wherever and however, but for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return {module for module in found if module.split(".")[0] == "torch"}
+
+
+def private_names(modules, root=ROOT):
+    """Of names that a file imports those with an underscore that are no modules."""
+    found = set()
+    for module in modules:
+        path, parts = root / "torchgil", module.split(".")
+        while parts and any((path / parts[0]).with_suffix(suffix).exists() for suffix in ("", ".py", ".pyi")):
+            path /= parts.pop(0)
+        if any(part.startswith("_") for part in parts):
             found.add(module)
     return found
 
@@ -179,11 +246,11 @@ def test_cpp_sees_python_only_where_it_may(path):
     assert "torch/extension.h" not in headers
     assert "torch/torch.h" not in headers
     allowed = (
-        path.name == "bindings.cpp"
+        path.name in ("bindings.cpp", "module.cpp")
         or name(path) in MAY_SEE_PYTHON
         or name(path.with_suffix("")) in MAY_SEE_PYTHON_STEMS
         # converts an exported graph's Python constants
-        or (name(path.parent) == "csrc/forward" and path.stem.startswith("constants"))
+        or (name(path.parent) == "csrc/torch/forward" and path.stem.startswith("constants"))
     )
     if not allowed:
         seen = [h for h in headers if PYTHON_HEADER.match(h) or h.startswith("torchgil/")]
@@ -196,7 +263,26 @@ def test_a_folder_of_cpp_includes_only_from_those_below_it(path):
 
 
 def test_each_folder_of_cpp_is_in_the_rule():
-    assert {p.name for p in (ROOT / "csrc").iterdir() if p.is_dir()} == MAY_INCLUDE.keys()
+    assert {
+        p.relative_to(ROOT / "csrc").as_posix() for p in (ROOT / "csrc").glob("**/") if p != ROOT / "csrc"
+    } == (MAY_INCLUDE.keys())
+
+
+@pytest.mark.parametrize("path", [p for p in CSRC if "gil" in p.parts], ids=name)
+def test_the_half_that_knows_the_gil_sees_no_header_of_torch(path):
+    assert [h for h in includes(path) if TORCH_HEADER.match(h)] == []
+
+
+@pytest.mark.parametrize("path", CSRC, ids=name)
+def test_one_folder_tells_one_cpython_from_another(path):
+    assert name(path.parent) == "csrc/gil/cpython" or KNOWS_VERSIONS.findall(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_torch_is_imported_only_where_it_may_be(path):
+    room = path.relative_to(ROOT / "torchgil").with_suffix("")
+    may = {room.parts[0], "/".join(room.parts[:2])} & MAY_NAME_TORCH
+    assert may or torch_imports(path) == set()
 
 
 def by_itself(source):
@@ -244,7 +330,7 @@ def test_outside_the_package_public_names_are_used(folder):
 
 
 def test_the_tests_use_public_names_and_few_others():
-    found = {name(p): private(imports(p), PRIVATE_IN_TESTS) for p in (ROOT / "tests").rglob("*.py")}
+    found = {name(p): private_names(imports(p)) - PRIVATE_IN_TESTS for p in (ROOT / "tests").rglob("*.py")}
     assert {path: modules for path, modules in found.items() if modules} == {}
 
 
@@ -288,9 +374,18 @@ def test_an_import_from_above_is_found(tmp_path, line, found):
 
 
 def test_a_private_name_is_found():
-    modules = {"forward.nogil.nogil", "_build.C", "forward.inductor._key", "tracing._page.x"}
-    assert private(modules) == modules - {"forward.nogil.nogil"}
-    assert private(modules, {"_build.C"}) == {"forward.inductor._key", "tracing._page.x"}
+    modules = {"forward.nogil", "_gil_half.C", "forward._inductor._key", "forward._page.x"}
+    assert private(modules) == modules - {"forward.nogil"}
+    assert private(modules, {"_gil_half"}) == {"forward._inductor._key", "forward._page.x"}
+    assert private_names(modules) == {"forward._inductor._key", "forward._page.x"}  # there is no such module
+
+
+def test_an_import_of_torch_is_found(tmp_path):
+    source = tmp_path / "bad.py"
+    source.write_text("import torchgil\nif TYPE_CHECKING:\n    import torch\n")
+    assert torch_imports(source) == set()
+    source.write_text("def f():\n    from torch.nn import functional\n    importlib.import_module('torch')\n")
+    assert torch_imports(source) == {"torch", "torch.nn"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torchgil
 from tests.conftest import run_in_child
 from torchgil import held, released
 from torchgil.metrics import export
-from torchgil.tracing import MonitorStats
+from torchgil.watching import MonitorStats
 
 
 def test_a_scrape_tells_what_stats_tell():
@@ -278,6 +278,45 @@ def test_what_is_no_registry_is_refused(registry):
         pytest.raises(TypeError, match="registry must be a prometheus_client"),
     ):
         export(pool, "x", registry)
+
+
+def test_a_registry_that_cannot_be_kept_is_refused():
+    class Slotted:
+        __slots__ = ()
+
+        def register(self, collector):
+            pass
+
+    class Unhashable:
+        __hash__ = None
+
+        def register(self, collector):
+            pass
+
+    with torchgil.ThreadPool(1) as pool:
+        for registry in (Slotted(), Unhashable()):
+            with pytest.raises(TypeError, match="export: registry must be hashable, and"):
+                export(pool, "x", registry)
+
+
+@pytest.mark.parametrize("auto_describe", [False, True])
+def test_a_registry_whose_collectors_were_all_unregistered_is_exported_to_again(auto_describe):
+    prometheus_client = pytest.importorskip("prometheus_client", reason="pip install prometheus_client")
+    registry = prometheus_client.CollectorRegistry(auto_describe=auto_describe)
+
+    def workers(name):
+        return registry.get_sample_value("torchgil_pool_workers", {"pool": name})
+
+    with torchgil.ThreadPool(1) as pool, torchgil.ThreadPool(2) as other:
+        export(pool, "x", registry)()
+        for collector in list(registry._collector_to_names):
+            registry.unregister(collector)
+        export(other, "y", registry)
+        assert workers("y") == 2
+        export(pool, "z", registry)  # it is there: not a second time
+        assert (workers("y"), workers("z")) == (2, 1)
+        text = prometheus_client.generate_latest(registry).decode()
+        assert text.count('torchgil_pool_workers{pool="y"}') == 1
 
 
 def test_names_of_threads_and_objects_that_fail_leave_the_scrape_of_the_rest(monkeypatch, caplog):

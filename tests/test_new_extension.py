@@ -49,7 +49,7 @@ def installed_torchgil(folder):
         cwd=ROOT,
     )
     package = Path(torchgil.__file__).parent
-    for built in [*package.glob("_C.*.so"), package / "_built_for.py"]:
+    for built in [*package.glob("_*.so"), package / "_built_for.py"]:
         shutil.copy(built, site / "torchgil")
     where = run(python, "-c", "import torchgil; print(torchgil.__file__)", cwd=folder)
     assert where.strip() == str(site / "torchgil" / "__init__.py")

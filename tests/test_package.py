@@ -30,7 +30,7 @@ def test_importing_torchgil_imports_neither_torch_nor_the_extension():
         """
         import sys, torchgil
         assert torchgil.__version__
-        assert "torch" not in sys.modules and "torchgil._C" not in sys.modules
+        assert "torch" not in sys.modules and "torchgil._gil" not in sys.modules
         """,
         fresh=True,
     )
@@ -87,7 +87,7 @@ def test_another_torch_is_named_with_the_command_that_mends_it(first, last):
         f"""
         import sys, types
         built_for = types.ModuleType("torchgil._built_for")
-        built_for.TORCH_VERSION, built_for.PYTHON_VERSION = "1.2.3", "3.11"
+        built_for.TORCH_VERSION, built_for.PYTHON_VERSION = "1.2.3", "%d.%d" % sys.version_info[:2]
         sys.modules["torchgil._built_for"] = built_for
         {first}
         {last}
@@ -151,8 +151,8 @@ def test_a_newer_torch_than_was_tried_is_a_warning_and_works():
 def test_where_warnings_are_errors_an_untried_torch_does_not_break_somebody_elses_import():
     run_in_child(
         """
-        import warnings, torchgil, torchgil._support
-        torchgil._support.untried = lambda version: f"not with {version}"
+        import warnings, torchgil, torchgil._versions
+        torchgil._versions.untried = lambda version: f"not with {version}"
         warnings.simplefilter("error", RuntimeWarning)
         import torch
         try:
@@ -185,7 +185,7 @@ def test_the_build_says_the_same(version, text, tmp_path):
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another C++ library")
 def test_a_compiler_that_links_its_own_cpp_library_is_refused(tmp_path):
-    from torchgil._support import compiler_objection
+    from torchgil._versions import compiler_objection
 
     source = tmp_path / "says.cpp"
     source.write_text("#include <iostream>\nvoid says(int n) { std::cout << n; }\n")
@@ -195,7 +195,7 @@ def test_a_compiler_that_links_its_own_cpp_library_is_refused(tmp_path):
 
 
 def test_what_is_supported_is_what_was_tried_and_the_readme_names_each_pair():
-    from torchgil._support import NEWEST_TORCH, OLDEST_TORCH, series
+    from torchgil._versions import NEWEST_TORCH, OLDEST_TORCH, series
 
     rows = json.loads((ROOT / "docs/compatibility.json").read_text())["rows"]
     if not rows:
@@ -225,7 +225,7 @@ def test_a_source_tree_that_was_not_built_says_so():
         check=False,
         fresh=True,
     )
-    assert "torchgil's C++ extension is not built: this looks like a source tree" in child.stderr
+    assert "torchgil's C++ extensions are not built: this looks like a source tree" in child.stderr
     assert REBUILD in child.stderr
 
 

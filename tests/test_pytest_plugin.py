@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_importing_it_imports_neither_torch_nor_the_extension() -> None:
         """
         import sys
         import torchgil.pytest_plugin
-        assert not {"torch", "torchgil._C", "torchgil._build"} & sys.modules.keys()
+        assert not {"torch", "torchgil._gil", "torchgil._torch"} & sys.modules.keys()
         """,
         fresh=True,
     )
@@ -278,36 +279,42 @@ def test_a_coroutine_is_refused_not_judged_by_its_making(run, marker: str) -> No
     result.stdout.fnmatch_lines(["*test_holds is a coroutine, and a marker judges a call*asyncio.run*"])
 
 
-def test_an_unfit_extension_ends_no_run_and_fails_those_that_use_it(run, pytester) -> None:  # type: ignore[no-untyped-def]
+STALE = """
+    import sys, types
+    import torch
+    built_for = types.ModuleType("torchgil._built_for")
+    built_for.TORCH_VERSION, built_for.PYTHON_VERSION = {!r}, {!r}
+    sys.modules["torchgil._built_for"] = built_for
+    """
+USES_OF_THE_PLUGIN = """
+    import pytest, zlib
+
+    def test_plain():
+        pass
+
+    @pytest.mark.releases_gil
+    def test_marked():
+        zlib.compress(bytes(20_000_000))
+
+    @pytest.mark.max_gil_hold(1)
+    def test_marked_too():
+        pass
+
+    def test_audits(gil_audit):
+        assert gil_audit(zlib.compress, bytes(20_000_000)).verdict == "releases"
+    """
+
+
+def test_an_extension_for_another_torch_judges_all_the_same(run, pytester) -> None:  # type: ignore[no-untyped-def]
     """A wheel built for another torch, in an environment whose other plugins import torch first."""
-    pytester.makepyfile(
-        stale="""
-        import sys, types
-        import torch
-        built_for = types.ModuleType("torchgil._built_for")
-        built_for.TORCH_VERSION, built_for.PYTHON_VERSION = "1.2.3", "3.11"
-        sys.modules["torchgil._built_for"] = built_for
-        """
-    )
-    code = """
-        import pytest
+    pytester.makepyfile(stale=STALE.format("1.2.3", f"{sys.version_info[0]}.{sys.version_info[1]}"))
+    run(USES_OF_THE_PLUGIN, "-p", "stale", "--gil-report").assert_outcomes(passed=4)
 
-        def test_plain():
-            pass
 
-        @pytest.mark.releases_gil
-        def test_marked():
-            pass
-
-        @pytest.mark.max_gil_hold(1)
-        def test_marked_too():
-            pass
-
-        def test_audits(gil_audit):
-            pass
-        """
-    result = run(code, "-p", "stale", "--gil-report")
+def test_an_unfit_extension_ends_no_run_and_fails_those_that_use_it(run, pytester) -> None:  # type: ignore[no-untyped-def]
+    pytester.makepyfile(stale=STALE.format("1.2.3", "2.7"))
+    result = run(USES_OF_THE_PLUGIN, "-p", "stale", "--gil-report")
     result.assert_outcomes(passed=1, errors=3)
-    mend = "torchgil was built for torch 1.2.3 but torch * is installed; rebuild it, *pip install *"
+    mend = "torchgil was built for Python 2.7 but this is Python *; rebuild it, *pip install *"
     result.stdout.fnmatch_lines([f"torchgil cannot be used here: {mend}"] * 3)
     result.stdout.fnmatch_lines(["No test was audited*"])

@@ -15,7 +15,7 @@ import torch
 
 import torchgil
 from tests.conftest import run_in_child
-from torchgil._build import C
+from torchgil._gil_half import C
 
 SETTINGS = {
     "gil_priority": (torchgil.gil_priority, C.has_priority),

@@ -1,4 +1,4 @@
-"""_C.pyi says what the built module has: the same names, with the same parameters."""
+"""The stubs say what the built modules have: the same names, with the same parameters."""
 
 import ast
 import inspect
@@ -6,9 +6,10 @@ import inspect
 import pytest
 
 from tests import stub
-from torchgil._build import C
+from torchgil._gil_half import C as GIL
+from torchgil._torch_half import C
 
-STUB = ast.parse(stub.PATH.read_text())
+GIL_STUB = stub.PATH.with_name("_gil.pyi")
 POLICY_PROTOCOL = "_Policy"
 
 
@@ -48,9 +49,20 @@ def parameters(function):
     return [row for row in rows if row[0] != "self"]
 
 
-STUBBED = definitions(STUB.body)
-FUNCTIONS = [name for name, node in STUBBED.items() if isinstance(node, ast.FunctionDef)]
-CLASSES = [n for n, node in STUBBED.items() if isinstance(node, ast.ClassDef) and not n.startswith("_")]
+STUBBED = definitions(ast.parse(stub.PATH.read_text()).body)
+HALVES = [(C, STUBBED), (GIL, definitions(ast.parse(GIL_STUB.read_text()).body))]
+FUNCTIONS = [
+    (half, name, node)
+    for half, stubbed in HALVES
+    for name, node in stubbed.items()
+    if isinstance(node, ast.FunctionDef)
+]
+CLASSES = [
+    (half, name, node)
+    for half, stubbed in HALVES
+    for name, node in stubbed.items()
+    if isinstance(node, ast.ClassDef) and not name.startswith("_")
+]
 POLICIES = [
     name
     for name, node in STUBBED.items()
@@ -58,13 +70,14 @@ POLICIES = [
 ]
 
 
-def test_the_stub_and_the_module_have_the_same_names():
-    assert {name for name in STUBBED if not name.startswith("_")} == public(C)
+@pytest.mark.parametrize(("half", "stubbed"), HALVES, ids=["_torch", "_gil"])
+def test_the_stub_and_the_module_have_the_same_names(half, stubbed):
+    assert {name for name in stubbed if not name.startswith("_")} == public(half)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions(name):
-    assert parameters(STUBBED[name]) == parameters(getattr(C, name))
+@pytest.mark.parametrize(("half", "name", "node"), FUNCTIONS)
+def test_functions(half, name, node):
+    assert parameters(node) == parameters(getattr(half, name))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -89,7 +102,7 @@ def test_a_new_op_gets_its_line(tmp_path, monkeypatch):
     """The positive control: a stub that lacks an op, and has another's line wrong."""
     torn = stub.PATH.read_text().replace(stub.line_for("matmul"), "")
     torn = torn.replace("iou_threshold: float", "iou_threshold: int")
-    monkeypatch.setattr(stub, "PATH", tmp_path / "_C.pyi")
+    monkeypatch.setattr(stub, "PATH", tmp_path / "_torch.pyi")
     stub.PATH.write_text(torn)
     assert stub.written() != torn
     stub.PATH.write_text(stub.written())
@@ -97,8 +110,8 @@ def test_a_new_op_gets_its_line(tmp_path, monkeypatch):
     assert "iou_threshold: float" in stub.PATH.read_text()
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_classes(name):
-    stubbed, built = definitions(STUBBED[name].body), getattr(C, name)
+@pytest.mark.parametrize(("half", "name", "node"), CLASSES)
+def test_classes(half, name, node):
+    stubbed, built = definitions(node.body), getattr(half, name)
     own = {n for n in vars(built) if not n.startswith("_")}  # a base class has an entry of its own
     assert {n for n in stubbed if not n.startswith("_")} == own

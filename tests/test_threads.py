@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchgil
-from torchgil import threads
+from torchgil import _threads as threads
 
 from .conftest import in_threads, run_in_child
 
@@ -193,7 +193,7 @@ class TestUsableCores:
 def test_a_fork_while_another_thread_sets_leaves_the_child_working():
     run_in_child("""
         import os, signal, threading, torchgil
-        from torchgil import threads
+        from torchgil import _threads as threads
         holding, done = threading.Event(), threading.Event()
         def hold():
             with threads._switch_interval_lock, threads._set_num_threads_lock:

@@ -7,38 +7,37 @@ ops are registered with torch (torch.ops.torchgil) as soon as both are imported.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from torchgil._imports import when_imported
+from torchgil._imports import unregistered, when_imported
 from torchgil._version import __version__
 
 if TYPE_CHECKING:
     from torchgil import metrics as metrics
-    from torchgil.forward.nogil import nogil as nogil
-    from torchgil.forward.package import load_package as load_package
-    from torchgil.headers import get_include as get_include
+    from torchgil._headers import get_include as get_include
+    from torchgil._priority import gil_priority as gil_priority
+    from torchgil._threads import intra_op_threads as intra_op_threads
+    from torchgil._threads import switch_interval as switch_interval
+    from torchgil._threads import usable_cores as usable_cores
+    from torchgil.forward._nogil import nogil as nogil
+    from torchgil.forward._package import load_package as load_package
     from torchgil.ops import Latch as Latch
     from torchgil.ops import adaptive as adaptive
     from torchgil.ops import adaptive_threshold as adaptive_threshold
     from torchgil.ops import held as held
     from torchgil.ops import released as released
     from torchgil.ops import set_adaptive_threshold as set_adaptive_threshold
-    from torchgil.priority import gil_priority as gil_priority
     from torchgil.serving import Batcher as Batcher
     from torchgil.serving import BatcherClosed as BatcherClosed
     from torchgil.serving import QueueFull as QueueFull
     from torchgil.serving import ThreadPool as ThreadPool
-    from torchgil.threads import intra_op_threads as intra_op_threads
-    from torchgil.threads import switch_interval as switch_interval
-    from torchgil.threads import usable_cores as usable_cores
-    from torchgil.tracing.audit import audit as audit
-    from torchgil.tracing.monitor import GilMonitor as GilMonitor
-    from torchgil.tracing.trace import trace as trace
-    from torchgil.tracing.watchdog import LongHold as LongHold
-    from torchgil.tracing.watchdog import Watchdog as Watchdog
+    from torchgil.tracing._audit import audit as audit
+    from torchgil.tracing._trace import trace as trace
+    from torchgil.watching._monitor import GilMonitor as GilMonitor
+    from torchgil.watching._watchdog import LongHold as LongHold
+    from torchgil.watching._watchdog import Watchdog as Watchdog
 
 # Public name -> "module:attribute", or "module:".
 _PUBLIC = {
@@ -52,19 +51,19 @@ _PUBLIC = {
     "Batcher": "torchgil.serving:Batcher",
     "BatcherClosed": "torchgil.serving:BatcherClosed",
     "QueueFull": "torchgil.serving:QueueFull",
-    "nogil": "torchgil.forward.nogil:nogil",
-    "load_package": "torchgil.forward.package:load_package",
-    "get_include": "torchgil.headers:get_include",
-    "intra_op_threads": "torchgil.threads:intra_op_threads",
-    "gil_priority": "torchgil.priority:gil_priority",
-    "switch_interval": "torchgil.threads:switch_interval",
-    "usable_cores": "torchgil.threads:usable_cores",
-    "trace": "torchgil.tracing.trace:trace",
-    "audit": "torchgil.tracing.audit:audit",
-    "GilMonitor": "torchgil.tracing.monitor:GilMonitor",
+    "nogil": "torchgil.forward._nogil:nogil",
+    "load_package": "torchgil.forward._package:load_package",
+    "get_include": "torchgil._headers:get_include",
+    "intra_op_threads": "torchgil._threads:intra_op_threads",
+    "gil_priority": "torchgil._priority:gil_priority",
+    "switch_interval": "torchgil._threads:switch_interval",
+    "usable_cores": "torchgil._threads:usable_cores",
+    "trace": "torchgil.tracing._trace:trace",
+    "audit": "torchgil.tracing._audit:audit",
+    "GilMonitor": "torchgil.watching._monitor:GilMonitor",
     "metrics": "torchgil.metrics:",
-    "LongHold": "torchgil.tracing.watchdog:LongHold",
-    "Watchdog": "torchgil.tracing.watchdog:Watchdog",
+    "LongHold": "torchgil.watching._watchdog:LongHold",
+    "Watchdog": "torchgil.watching._watchdog:Watchdog",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -92,9 +91,11 @@ def __dir__() -> list[str]:
 def _register_ops() -> None:
     # Whoever imports torch, or has a pytest with our plugin, may never use torchgil: a missing or unfit
     # extension is reported when one of its names is first used, and so is an untried torch where warnings
-    # are errors.
-    with contextlib.suppress(ImportError, RuntimeWarning):
+    # are errors. A trace says that it saw no ops, and why.
+    try:
         importlib.import_module("torchgil.ops")
+    except (ImportError, RuntimeWarning) as error:
+        unregistered.append(str(error))
 
 
 when_imported("torch", _register_ops)  # now, if it already is

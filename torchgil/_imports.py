@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-__all__ = ["when_imported"]
+__all__ = ["unregistered", "when_imported"]
+
+unregistered: list[str] = []  # why torchgil's ops could not be registered with the torch that is loaded
 
 
 def when_imported(name: str, callback: Callable[[], None]) -> None:

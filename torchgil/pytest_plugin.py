@@ -13,6 +13,7 @@ that asks for it.
 from __future__ import annotations
 
 import functools
+import heapq
 import importlib
 import inspect
 import math
@@ -25,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from torchgil.tracing import Audit, LongHold
+    from torchgil.tracing import Audit
+    from torchgil.watching import LongHold
 
 __all__ = ["gil_audit"]
 
@@ -71,7 +73,7 @@ def gil_audit(request: pytest.FixtureRequest) -> Callable[..., Audit[Any]]:
             "the GIL, and there is one trace at a time; remove one of them",
             pytrace=False,
         )
-    audit: Callable[..., Audit[Any]] = _tracing().audit
+    audit: Callable[..., Audit[Any]] = _torchgil().audit
 
     def audit_and_remember(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Audit[Any]:
         record = audit(fn, *args, **kwargs)
@@ -92,17 +94,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytrace=False,
         )
     if releases or max_hold:
-        _tracing()
+        _torchgil()
         item.stash[_limits] = _Limits(
             min_free=_number(releases, "min_free", 0.9, at_most=1.0) if releases else None,
             max_hold_s=_number(max_hold, "seconds", None, at_most=math.inf) if max_hold else None,
         )
 
 
-def _tracing() -> Any:
-    """What traces, loaded for the first test that asks for it; where it cannot be, what mends that."""
+def _torchgil() -> Any:
+    """torchgil, with what traces and watches, for the first test that asks for it; or what mends that."""
     try:
-        return importlib.import_module("torchgil.tracing")
+        for wing in ("tracing", "watching"):
+            importlib.import_module(f"torchgil.{wing}")
+        return importlib.import_module("torchgil")
     except ImportError as error:
         pytest.fail(f"torchgil cannot be used here: {error}", pytrace=False)
 
@@ -149,12 +153,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def _audit(test: Callable[[], Any]) -> tuple[Audit[Any], list[LongHold]]:
     """Under a trace, for the numbers, and beside a watchdog, for the lines."""
-    tracing = _tracing()
+    torchgil = _torchgil()
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return tracing.audit(test), []
+        return torchgil.audit(test), []
     threshold = 2 * sys.getswitchinterval()  # the least that a watchdog can tell from a turn
-    with tracing.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
-        record = tracing.audit(test)
+    with torchgil.Watchdog(threshold, on_hold=lambda hold: None, mean_gap=0.002) as watchdog:
+        record = torchgil.audit(test)
     return record, watchdog.holds
 
 
@@ -175,7 +179,7 @@ def _remember(item: pytest.Item, what: str, record: Audit[Any]) -> None:
 def _judge(record: Audit[Any], holds: list[LongHold], limits: _Limits) -> None:
     if record.verdict == "no GIL":
         return  # nothing can hold it
-    from torchgil.tracing.text import duration
+    from torchgil._formatting import duration
 
     if record.verdict == "unknown":
         _fail("what it did to the GIL cannot be seen here", record, holds)
@@ -203,9 +207,9 @@ def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
 
 
 def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
-    from torchgil.tracing.text import duration
+    from torchgil._formatting import duration
 
-    ops = sorted((op for op in record.report.ops if op.held_s > 0), key=lambda op: -op.held_s)
+    ops = heapq.nlargest(3, (op for op in record.report.ops if op.held_s > 0), key=lambda op: op.held_s)
     lines = [f"line {hold}" for hold in sorted(holds, key=lambda hold: -hold.duration_s)]
     if not lines:
         shortest = duration(2 * sys.getswitchinterval())
@@ -216,7 +220,7 @@ def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
         *(
             f"op {op.name}: {op.calls} call{'s' if op.calls > 1 else ''}, held {duration(op.held_s)} "
             f"of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"
-            for op in ops[:3]
+            for op in ops
         ),
         *lines[:3],
     ]
@@ -249,7 +253,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             "No test was audited: mark some with releases_gil or max_gil_hold, or use gil_audit."
         )
         return
-    from torchgil.tracing.text import duration, table
+    from torchgil._formatting import duration, table
 
     audits.sort(key=lambda entry: -entry[1]["longest_hold_s"])
     rows = [

@@ -13,10 +13,10 @@ import torch
 
 import torchgil
 from tests.conftest import run_in_child
+from torchgil._wakeup import WakeupLatency
 from torchgil.cli.demo import Demo, accelerator, contention, layout, main, monitor, policies, scaling
 from torchgil.cli.demo.screen import Screen
 from torchgil.ops import witness
-from torchgil.tracing import WakeupLatency
 
 
 def silent(_: str) -> None:

@@ -12,7 +12,7 @@ def test_the_main_thread_has_priority_and_others_do_not(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, threading\n"
-        "from torchgil._build import C\n"
+        "from torchgil._gil_half import C\n"
         "seen = []\n"
         "other = threading.Thread(target=lambda: seen.append(C.has_priority()))\n"
         "other.start(); other.join()\n"

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from torchgil.compare.contenders import Contender
-from torchgil.compare.measure import Figures
-from torchgil.compare.run import Result
+from torchgil.compare._contenders import Contender
+from torchgil.compare._measure import Figures
+from torchgil.compare._run import Result
 
 SUBJECTS = """
 import atexit, multiprocessing, os, pathlib, threading, time

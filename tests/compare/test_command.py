@@ -15,8 +15,8 @@ import torchgil
 from tests.compare.conftest import THREADS, figures, found
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
-from torchgil.compare.contenders import Contender, contenders
-from torchgil.compare.run import NotLoadedError, Result
+from torchgil.compare._contenders import Contender, contenders
+from torchgil.compare._run import NotLoadedError, Result
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import pytest
 
 from tests.compare.conftest import PROCESSES, THREADS, figures, found
 from tests.conftest import run_in_child
-from torchgil.compare.contenders import Contender, contenders
-from torchgil.compare.recommendation import best, recommend
-from torchgil.compare.run import Result
+from torchgil.compare._contenders import Contender, contenders
+from torchgil.compare._recommendation import best, recommend
+from torchgil.compare._run import Result
 
 
 def test_the_best_is_the_fastest_or_close_to_it_with_less_memory():

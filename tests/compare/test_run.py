@@ -11,8 +11,8 @@ import pytest
 
 from tests.compare.conftest import PROCESSES, figures
 from tests.serving.conftest import wait_until
-from torchgil.compare.contenders import Contender
-from torchgil.compare.run import NotLoadedError, compare
+from torchgil.compare._contenders import Contender
+from torchgil.compare._run import NotLoadedError, compare
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -51,7 +51,7 @@ def test_visits_take_turns_and_their_median_and_extremes_are_kept(monkeypatch):
             return (), "OSError: the second time"
         return (figures(float(10 * len(asked)), share=None),), ""
 
-    monkeypatch.setattr("torchgil.compare.run._visit", visit)
+    monkeypatch.setattr("torchgil.compare._run._visit", visit)
     single, processes = compare([Contender("single"), PROCESSES], "any:thing", in_flight=1, seconds=1)
     assert asked == [Contender("single"), PROCESSES, Contender("single"), PROCESSES, Contender("single")]
     assert single.figures.requests_per_s == 30
@@ -97,7 +97,7 @@ def test_a_factory_that_fails_later_is_a_row_that_failed(monkeypatch):
             raise NotLoadedError("OSError: no weights any more")
         return (figures(10.0),), ""
 
-    monkeypatch.setattr("torchgil.compare.run._visit", visit)
+    monkeypatch.setattr("torchgil.compare._run._visit", visit)
     single, processes = compare([Contender("single"), PROCESSES], "any:thing", in_flight=1, seconds=1)
     assert (len(single.visits), processes.error) == (3, "OSError: no weights any more")
 

@@ -9,9 +9,9 @@ import torch
 
 import torchgil
 from tests.compare.conftest import PROCESSES, THREADS
-from torchgil.compare.contenders import Contender, contenders
-from torchgil.compare.services import moved_bytes, start
-from torchgil.compare.subject import load
+from torchgil.compare._contenders import Contender, contenders
+from torchgil.compare._services import moved_bytes, start
+from torchgil.compare._subject import load
 
 
 def test_every_way_of_serving_is_compared():
@@ -68,7 +68,7 @@ def test_batches_leave_every_worker_its_share_of_what_is_in_flight(subjects, mon
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr("torchgil.compare.services.Batcher", Spied)
+    monkeypatch.setattr("torchgil.compare._services.Batcher", Spied)
     serving = start(Contender("threads", 2, batching=True), f"{subjects}:two_rows", in_flight=8)
     try:
         for future in [serving.submit() for _ in range(64)]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import torchgil
-from torchgil._build import C
+from torchgil._torch_half import C
 
 from ..conftest import run_in_child, run_torchgil
 

@@ -62,7 +62,7 @@ def test_without_memory_there_is_an_error_and_no_end_of_the_process():
     child = run_in_child(
         """
         import resource, threading, torch, torchgil
-        from torchgil.forward import nogil as _  # imported while there is memory
+        from torchgil.forward import _nogil as _  # imported while there is memory
         x = torch.ones(1 << 20)
         pool = torchgil.ThreadPool(2, intra_op_threads=1)
         pool.submit(int).result()
@@ -144,7 +144,7 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused():
         import torchgil  # what needs no extension works there
         print("imported", flush=True)
         try:
-            import torchgil._C
+            import torchgil._gil
         except ImportError as error:
             print(error, flush=True)
         '''
@@ -152,14 +152,15 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused():
         print(interpreters.run_string(made, textwrap.dedent(code)))
         """
     )
-    refusal = r"module (torchgil\.)?_C does not support loading in subinterpreters"
+    refusal = r"module (torchgil\.)?_gil does not support loading in subinterpreters"
     assert re.fullmatch(rf"imported\n{refusal}\nNone\n", child.stdout), child
 
 
 NO_DESCRIPTOR = """
     import contextlib, ctypes, resource, struct, time, torch, torchgil
-    from torchgil.priority import priority_unavailable
-    from torchgil.tracing import Watchdog, trace  # so that no import wants one
+    from torchgil._priority import priority_unavailable
+    from torchgil.tracing import trace  # so that no import wants one
+    from torchgil.watching import Watchdog
 
     @contextlib.contextmanager
     def no_descriptor():
@@ -179,7 +180,8 @@ NO_DESCRIPTOR = """
             name for begin, end, _, name in ranges
             if begin <= ctypes.cast(ctypes.pythonapi.Py_Initialize, ctypes.c_void_p).value < end
         )
-        ours = [(b, e) for b, e, mode, name in ranges if "x" in mode and name.endswith(torchgil._C.__file__)]
+        mine = torchgil._gil.__file__
+        ours = [(b, e) for b, e, mode, name in ranges if "x" in mode and name.endswith(mine)]
         words = []
         for begin, end, mode, name in ranges:
             if name == interpreter and mode.startswith("r") and "x" not in mode:

@@ -14,7 +14,7 @@ ROUNDS = int(os.environ.get("TORCHGIL_STRESS_ROUNDS", "200"))
 SOURCE = """
     import _ctypes, ctypes, os, shutil, sys, threading, time
     import torch, torchgil
-    from torchgil._build import C
+    from torchgil._gil_half import C
     source = next((m.__file__ for m in map(__import__, ["_bz2", "_lzma", "_json", "zlib"])
                    if getattr(m, "__file__", None)), None)
     if source is None:

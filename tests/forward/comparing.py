@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
 
 from tests.forward.models import Case
-from torchgil.forward.torch_compat import refusal_of
+from torchgil.forward._torch_compat import refusal_of
 
 
 def export(case: Case) -> tuple[torch.nn.Module, ExportedProgram]:

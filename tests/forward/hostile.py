@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import torchgil
-from torchgil.forward.exporting import load, save
+from torchgil.forward._exporting import load, save
 
 ARGUMENTS = (torch.randn(4, 8), torch.arange(4))
 NUMBERS = [0, 1, -1, 2, 3, 100, -100, 2**31, 2**63 - 1, -(2**63), 1.5, True]

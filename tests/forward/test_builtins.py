@@ -12,8 +12,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from torchgil._build import C
-from torchgil.forward.builtins import BUILTINS, FUNCTIONS
+from torchgil._torch_half import C
+from torchgil.forward._builtin_functions import BUILTINS, FUNCTIONS
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 EDGES = st.sampled_from([2**53, 2**62, 2**63]).flatmap(lambda e: st.integers(e - 3, e + 3))

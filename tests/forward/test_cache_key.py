@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgil.forward import inductor
-from torchgil.forward.inductor import _key
-from torchgil.forward.inputs import plan_inputs
-from torchgil.forward.machine import check_machine
-from torchgil.forward.manifest import Manifest
+from torchgil.forward import _inductor as inductor
+from torchgil.forward._inductor import _key
+from torchgil.forward._inputs import plan_inputs
+from torchgil.forward._machine import check_machine
+from torchgil.forward._manifest import Manifest
 
 
 def key(function: Callable[[Tensor], Any], x: Tensor | None = None, weight: float = 1.0) -> str:

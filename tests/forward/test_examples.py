@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import torchgil
-from torchgil.forward.examples import separate
+from torchgil.forward._examples import separate
 
 
 class Weighted(nn.Module):

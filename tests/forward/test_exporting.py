@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 import torchgil
 from tests.conftest import in_threads, run_in_child
 from tests.forward.comparing import assert_close, assert_same, reference
-from torchgil.forward.exporting import structural_copy
+from torchgil.forward._exporting import structural_copy
 
 X = torch.ones(2, 4)
 
@@ -336,7 +336,7 @@ def test_torch_alone_loads_in_one_thread_at_a_time() -> None:
 def test_a_child_forked_amid_an_export_exports() -> None:
     code = """
         import os, threading, torch, torchgil
-        from torchgil.forward.exporting import alone
+        from torchgil.forward._exporting import alone
         model, x = torch.nn.Linear(4, 4).eval(), torch.ones(2, 4)
         torchgil.nogil(model, (x,))
         inside, done = threading.Event(), threading.Event()

@@ -15,12 +15,12 @@ from torch._export.serde import serialize
 from torch.fx.experimental import sym_node, symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import ShapeGuardPythonPrinter
 
-from torchgil._build import C
-from torchgil.forward.builtins import BUILTINS
-from torchgil.forward.graph import add_checks
-from torchgil.forward.guards import Guards
-from torchgil.forward.inputs import Dimension, InputPlan, Leaf
-from torchgil.forward.sources import Place, Sources
+from torchgil._torch_half import C
+from torchgil.forward._builtin_functions import BUILTINS
+from torchgil.forward._graph import add_checks
+from torchgil.forward._guards import Guards
+from torchgil.forward._inputs import Dimension, InputPlan, Leaf
+from torchgil.forward._sources import Place, Sources
 
 A, B = sympy.symbols("a b", integer=True, positive=True)
 SOURCES = {A: "L['x'].size()[0]", B: "L['x'].size()[1]"}

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 import torchgil
 from tests.conftest import run_in_child
 from tests.forward import hostile
-from torchgil.forward.exporting import load, save
+from torchgil.forward._exporting import load, save
 
 EXAMPLES = int(os.environ.get("TORCHGIL_STRESS_EXAMPLES", "30"))
 RUN = "import sys; from tests.forward.hostile import run; run(sys.argv[1], int(sys.argv[2]))"

@@ -16,8 +16,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 import torchgil
 from tests.forward.comparing import assert_same
-from torchgil._build import C
-from torchgil.forward.inputs import plan_inputs
+from torchgil._torch_half import C
+from torchgil.forward._inputs import plan_inputs
 
 
 class Model(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from tests.forward.comparing import export
 from tests.forward.models import CASES, Case
-from torchgil._build import C
-from torchgil.forward.instructions import plan
-from torchgil.forward.operands import Constant, Default, Instruction, Region, Slot, Weight, walk
+from torchgil._torch_half import C
+from torchgil.forward._instructions import plan
+from torchgil.forward._operands import Constant, Default, Instruction, Region, Slot, Weight, walk
 
 
 def slots(operands: Any) -> Iterator[Slot]:

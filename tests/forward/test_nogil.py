@@ -19,7 +19,7 @@ from tests.conftest import in_threads, run_in_child
 from tests.forward.cases import Of
 from tests.forward.comparing import assert_same, export, reference
 from tests.forward.models import CASES
-from torchgil._build import C
+from torchgil._torch_half import C
 
 
 def mlp() -> nn.Module:

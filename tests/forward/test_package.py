@@ -19,7 +19,7 @@ from tests.conftest import in_threads, run_in_child
 from tests.forward import hostile
 from tests.forward.comparing import assert_close, assert_same
 from tests.forward.conftest import inputs
-from torchgil._build import C
+from torchgil._torch_half import C
 
 
 @pytest.mark.slow

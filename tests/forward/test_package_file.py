@@ -16,8 +16,8 @@ import torchgil
 from tests.conftest import run_in_child
 from tests.forward.comparing import assert_same
 from tests.forward.conftest import inputs
-from torchgil.forward.archive import damage
-from torchgil.forward.torch_compat import LOADS_FOLDERS
+from torchgil.forward._archive import damage
+from torchgil.forward._torch_compat import LOADS_FOLDERS
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_damaged_package_in_the_cache_is_compiled_anew(
         path.write_bytes(whole)
         return path
 
-    monkeypatch.setattr("torchgil.forward.inductor._compile", compile_)
+    monkeypatch.setattr("torchgil.forward._inductor._compile", compile_)
     with pytest.warns(UserWarning, match=r"the kept package .* is damaged and compiled anew: it cannot"):
         again = torchgil.nogil(
             model,

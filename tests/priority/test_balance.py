@@ -13,7 +13,7 @@ BESIDE = """
 import json, sys, threading, time
 import torch, torchgil
 from torchgil import held, released
-from torchgil._build import C
+from torchgil._gil_half import C
 torch.set_num_threads(1)
 stop = False
 def busy():

@@ -9,8 +9,8 @@ import pytest
 
 import torchgil
 from tests.conftest import run_in_child
-from torchgil._build import C
-from torchgil.priority import gil_priority
+from torchgil._gil_half import C
+from torchgil._priority import gil_priority
 
 # A thread that is busy in Python for a while. Nothing makes it give way but a request for the GIL: the
 # interval after which the interpreter would make one by itself is a hundred seconds.
@@ -127,7 +127,7 @@ beside(window, gil_priority=True)"""
 def test_one_request_per_window_however_many_threads_are_busy():
     """The next in line, woken beside the one that asked, would often be quicker, and have to be asked."""
     code = f"""{BUSY}
-from torchgil._build import C
+from torchgil._gil_half import C
 def window():
     for _ in range(20):
         released.sleep(0.001)  # all eight come to wait
@@ -328,7 +328,7 @@ def test_threads_that_end_inside_a_block_leave_nothing():
 
 
 def test_where_it_cannot_be_had_a_warning_says_why_once_and_nothing_changes(monkeypatch):
-    from torchgil import priority
+    from torchgil import _priority as priority
 
     monkeypatch.setattr(priority, "priority_unavailable", lambda: "the moon is full")
     priority._warn_once_if_unavailable.cache_clear()

@@ -84,7 +84,7 @@ def run(i):
         counts[i] += 1
 threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
 for thread in threads: thread.start()
-from torchgil._build import C
+from torchgil._gil_half import C
 for _ in range(1000):
     C.trace_start(20_000, True, True)
     C.trace_stop()
@@ -118,7 +118,7 @@ def test_a_block_that_nobody_can_leave_any_more_ends():
     run_in_child(
         """
 import torchgil
-from torchgil._build import C
+from torchgil._gil_half import C
 block = torchgil.gil_priority()
 block.__enter__()
 block.__enter__()
@@ -143,7 +143,7 @@ with torchgil.gil_priority():
     for _ in range(20):
         pid = os.fork()
         if pid == 0:
-            from torchgil._build import C
+            from torchgil._gil_half import C
             ok = C.has_priority()
             for _ in range(50):
                 released.sleep(0)
@@ -189,7 +189,7 @@ def hold():
     started.open()
     torchgil.held.spin(2.0)  # gives way to nobody
 thread = threading.Thread(target=hold)
-from torchgil._build import C
+from torchgil._gil_half import C
 try:
     with torchgil.gil_priority():
         thread.start()

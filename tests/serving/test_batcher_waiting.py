@@ -13,7 +13,7 @@ import torch
 import torchgil
 from tests.conftest import in_threads
 from tests.serving.conftest import Recorder, wait_until
-from torchgil.serving.own_work import Bell
+from torchgil.serving._own_work import Bell
 
 
 class Waits(Bell):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import torchgil
-from torchgil.serving.stats import quantile
+from torchgil.serving._stats import quantile
 
 CORES = torchgil.usable_cores()
 
@@ -114,7 +114,7 @@ def test_numbers_below_one_are_refused(arguments):
 
 
 def test_workers_can_have_priority_for_the_gil():
-    from torchgil._build import C
+    from torchgil._gil_half import C
 
     with torchgil.ThreadPool(1, gil_priority=True, inference_mode=True) as pool:
         assert pool.submit(C.has_priority).result()
@@ -318,7 +318,7 @@ def test_a_call_that_raises_stop_iteration_says_so_to_who_awaits_it():
 
 @pytest.mark.parametrize(("cores", "workers", "share"), [(8, 3, 2), (8, 8, 1), (2, 3, 1), (96, 5, 19)])
 def test_the_cores_are_shared_out_without_a_remainder(monkeypatch, cores, workers, share):
-    monkeypatch.setattr("torchgil.serving.pool.usable_cores", lambda: cores)
+    monkeypatch.setattr("torchgil.serving._pool.usable_cores", lambda: cores)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torchgil.ThreadPool(workers) as pool:

@@ -28,12 +28,12 @@ def test_at_exit_running_and_queued_calls_are_finished():
 def test_at_exit_a_worker_that_starts_late_serves_all_the_same():
     child = run_in_child(
         """
-        import threading, torch, torchgil, torchgil.threads, warnings
+        import threading, torch, torchgil, torchgil._threads, warnings
         warnings.simplefilter("ignore")  # of more threads than there are cores
         taken = threading.Event()
 
         def keep():  # the worker stops in its start, past main's end
-            with torchgil.threads._set_num_threads_lock:
+            with torchgil._threads._set_num_threads_lock:
                 taken.set()
                 threading.Event().wait(1)
 
@@ -113,7 +113,7 @@ def test_a_fork_while_threads_stand_in_submit_leaves_the_childs_threads_able_to(
     run_in_child(
         """
         import os, sys, threading, time, torchgil
-        from torchgil.serving import own_work
+        from torchgil.serving import _own_work as own_work
         parents = torchgil.ThreadPool(1)
         parents._shutdown_lock.acquire()
         threads = [threading.Thread(target=parents.submit, args=(int,)) for _ in range(4)]
@@ -146,8 +146,8 @@ def test_a_fork_while_threads_stand_in_submit_leaves_the_childs_threads_able_to(
 def test_a_fork_while_a_worker_sets_its_threads_leaves_the_child_working():
     run_in_child(
         """
-        import os, sys, torchgil, torchgil.threads
-        torchgil.threads._set_num_threads_lock.acquire()  # as if a worker stood in it
+        import os, sys, torchgil, torchgil._threads
+        torchgil._threads._set_num_threads_lock.acquire()  # as if a worker stood in it
         pid = os.fork()
         if pid == 0:
             with torchgil.ThreadPool(1) as pool:

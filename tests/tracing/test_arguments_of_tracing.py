@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import torchgil
-from torchgil.tracing import wakeup_latency
+from torchgil._wakeup import wakeup_latency
 
 NAN, INF = math.nan, math.inf
 NO_NUMBER = ["a", True, [1], object(), NAN]

@@ -141,8 +141,8 @@ def test_an_audit_can_be_printed_and_says_what_it_measured():
 
 def test_a_call_longer_than_the_buffer_is_judged_by_what_was_seen_and_says_so(monkeypatch):
     run_in_child("""
-        import sys, torch, torchgil, torchgil.tracing.audit
-        module = sys.modules["torchgil.tracing.audit"]
+        import sys, torch, torchgil, torchgil.tracing._audit
+        module = sys.modules["torchgil.tracing._audit"]
         module.MAX_EVENTS = 100
         a = torchgil.audit(lambda: [torch.ones(2) for _ in range(1000)])
         assert a.report.dropped > 0

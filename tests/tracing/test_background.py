@@ -9,7 +9,7 @@ import pytest
 
 import torchgil
 from tests.conftest import run_in_child
-from torchgil._build import C
+from torchgil._gil_half import C
 
 
 @pytest.mark.parametrize("kind", ["Watchdog", "GilMonitor"])
@@ -53,7 +53,8 @@ def test_says_why_nothing_is_watched(
 
 INTERRUPTED = """
     import gc, itertools, os, sys, threading, time, torchgil
-    from torchgil.tracing import background, thread_life
+    from torchgil.watching import _background as background
+    from torchgil.watching import _thread_life as thread_life
     make = getattr(torchgil, sys.argv[1])
     ours = os.path.dirname(background.__file__)
 

@@ -14,9 +14,9 @@ import torch
 
 import torchgil
 from tests.tracing.test_report import ADD, MS, report
-from torchgil.tracing.chrome import chrome_events, chrome_trace
-from torchgil.tracing.recording import Kind, Recording, ThreadRecording
-from torchgil.tracing.report import build_report
+from torchgil.tracing._chrome import chrome_events, chrome_trace
+from torchgil.tracing._recording import Kind, Recording, ThreadRecording
+from torchgil.tracing._report import build_report
 
 # How Perfetto makes nanoseconds of microseconds: in releases up to 2023, and since.
 READERS = [lambda us: int(us * 1000.0), lambda us: int(us * 1000.0 + 0.5)]

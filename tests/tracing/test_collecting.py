@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.tracing.test_report import MS, report
-from torchgil.tracing.chrome import chrome_events
-from torchgil.tracing.collecting import intervals
-from torchgil.tracing.states import since
-from torchgil.tracing.timeline import COLLECTING, longest
+from torchgil.tracing._chrome import chrome_events
+from torchgil.tracing._collecting import intervals
+from torchgil.tracing._states import since
+from torchgil.tracing._timeline import COLLECTING, longest
 
 
 def test_a_collection_is_from_its_start_to_its_end_and_partly_held():

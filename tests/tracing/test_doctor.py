@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.conftest import run_in_child
-from torchgil.cli import doctor
-from torchgil.tracing import wakeup_latency
+from torchgil._wakeup import wakeup_latency
+from torchgil.cli import doctor, torch_facts
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,10 @@ def test_text_says_it_all(facts: dict[str, Any]) -> None:
         ),
         ({"intra_op_threads": 2, "cores_usable": 2}, "2 of them make 4 busy threads on 2 cores"),
         ({"openmp_runtimes": ["/a/libgomp.so.1", "/b/libiomp5.so"]}, "2 OpenMP runtimes are loaded"),
-        ({"wakeup_p99_s": 0.004}, "a woken thread sometimes takes 4 ms to run"),
+        ({"wakeup_p99_s": 0.004}, "a woken thread sometimes takes 4.00 ms to run"),
         ({"gil": False}, "this Python runs without a GIL"),
         ({"witnesses": {"torch ops": False}}, "not seen here: torch ops"),
+        ({"intra_op_threads": None, "torch_error": "there is no torch here"}, "there is no torch here"),
         ({"extension_error": "torchgil was built for torch 1"}, "torchgil was built for torch 1"),
     ],
 )
@@ -96,6 +97,7 @@ def test_advises_where_the_facts_call_for_it(change: dict[str, Any], advice: str
         "wakeup_p99_s": 0.00001,
         "witnesses": {"torch ops": True},
         "extension_error": None,
+        "torch_error": None,
     }
     assert doctor.advice(well) == []
     (found,) = doctor.advice({**well, **change})
@@ -116,7 +118,7 @@ def test_finds_openmp_runtimes_in_a_map_and_names_each_once() -> None:
             "/opt/env/lib/libopenblas.so.0",
         )
     )
-    assert [Path(path).name for path in doctor.openmp_runtimes(maps)] == [
+    assert [Path(path).name for path in torch_facts.openmp_runtimes(maps)] == [
         "libiomp5.so",
         "libomp.so.5",
         "libgomp-a34b3233.so.1",
@@ -139,20 +141,34 @@ def test_command_writes_json_and_respects_affinity() -> None:
     assert written["cores_usable"] == written["cores_affinity"] == 1
 
 
-def test_says_what_is_wrong_where_the_extension_cannot_be_loaded() -> None:
-    child = run_in_child(
-        """
-        import sys
-        import torchgil._built_for as built_for
-        built_for.TORCH_VERSION = "1.0.0"
-        from torchgil.cli import main
-        sys.exit(main(["doctor"]))
-        """,
-        check=False,
-        fresh=True,
-    )
-    assert child.exit_code == 1, str(child)
-    assert "torchgil was built for torch 1.0.0 but torch" in child.stdout
+@pytest.fixture
+def torch_version(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """An environment in which another torch, or none, is found first."""
+    (tmp_path / "torch.py").write_text(request.param)
+    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(doctor.__file__).parents[2]}"}
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "says", "exit_code"),
+    [
+        (
+            "__version__ = '2.14.0'; get_num_threads = get_num_interop_threads = lambda: 1",
+            f"torchgil was built for torch {torch.__version__.split('+')[0]} but torch 2.14.0 is installed",
+            1,
+        ),
+        ("raise ImportError('No module named torch')", "there is no torch here: No module named torch", 0),
+        ("import os; os.abort()", "a process that imports torch ended with exit code -6", 0),
+    ],
+    indirect=["torch_version"],
+)
+def test_another_torch_or_none_is_said_and_the_rest_looked_at(
+    torch_version: dict[str, str], says: str, exit_code: int
+) -> None:
+    code = "import sys; from torchgil.cli import main; sys.exit(main(['doctor']))"
+    child = run_in_child(code, check=False, fresh=True, env=torch_version)
+    assert child.exit_code == exit_code, str(child)
+    assert says in child.stdout
+    assert re.search(r"seen here +releases and acquires of the GIL\nseen here +long holds", child.stdout)
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

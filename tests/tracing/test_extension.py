@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import torchgil
-from torchgil.tracing.extension import of_callable, of_line, of_op
+from torchgil._extension import of_callable, of_line, of_op
 
-SHARED_OBJECT = sys.modules["torchgil._C"].__file__
+SHARED_OBJECT = sys.modules["torchgil._torch"].__file__
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ SHARED_OBJECT = sys.modules["torchgil._C"].__file__
 def test_a_callable_names_its_extension(fn):
     found = of_callable(fn)
     assert found.path == SHARED_OBJECT
-    assert found.how.startswith("the module of torchgil._C")
+    assert found.how.startswith("the module of torchgil._torch")
     assert "py::call_guard<py::gil_scoped_release>()" in str(found)
 
 

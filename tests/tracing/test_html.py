@@ -13,10 +13,10 @@ import torch
 
 import torchgil
 from tests.tracing.loads import busy_in_python, threads
-from torchgil.compare.contenders import Contender
-from torchgil.compare.measure import Figures
-from torchgil.compare.run import Result
-from torchgil.tracing import timeline
+from torchgil.compare._contenders import Contender
+from torchgil.compare._measure import Figures
+from torchgil.compare._run import Result
+from torchgil.tracing import _timeline as timeline
 
 NAME = "<b>&\"'"  # of a thread: what would break a page
 VOID = {"br", "img"}

@@ -15,7 +15,7 @@ from tests.conftest import in_threads, run_in_child
 from tests.tracing.loads import busy_in_python, threads
 from tests.tracing.test_watchdog_life import native_thread_names
 from torchgil import held, released
-from torchgil.tracing import MonitorStats
+from torchgil.watching import MonitorStats
 
 
 def gone() -> bool:

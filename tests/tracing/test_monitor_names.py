@@ -12,8 +12,8 @@ import torchgil
 from tests.conftest import run_in_child
 from tests.tracing.loads import threads
 from torchgil import held, released
-from torchgil._build import C
-from torchgil.tracing import thread_life
+from torchgil._gil_half import C
+from torchgil.watching import _thread_life as thread_life
 
 
 def run(work: Callable[[], object], name: str) -> None:
@@ -215,7 +215,7 @@ def test_a_thread_runs_though_there_is_no_memory_to_note_its_name():
     run_in_child(
         """
         import threading
-        from torchgil.tracing import thread_life
+        from torchgil.watching import _thread_life as thread_life
 
         class Listener:
             told = []

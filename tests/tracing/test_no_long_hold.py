@@ -20,9 +20,9 @@ MEASURE = """
 import gc, os, signal, sys, time
 from array import array
 import torch, torchgil
-from torchgil.tracing.recording import Kind, Recording, ThreadRecording
-from torchgil.tracing.report import build_report
-from torchgil.tracing.states import since
+from torchgil.tracing._recording import Kind, Recording, ThreadRecording
+from torchgil.tracing._report import build_report
+from torchgil.tracing._states import since
 
 LIMIT_S = 0.02
 last = 0.0
@@ -64,17 +64,25 @@ assert gap[0] > LIMIT_S, gap  # the control: a call that does not give way
 """
 
 REPORT = """
+names = [f"step {i}".encode() for i in range(int(sys.argv[3]))]
+name_table = b"\\0" + b"\\0".join(names) + b"\\0"
+offsets = [1]
+for name in names:
+    offsets.append(offsets[-1] + len(name) + 1)
+
 def events(threads, each):
-    pattern = [Kind.RELEASE, 1 << 8 | Kind.OP_START, Kind.OP_END, Kind.REQUEST, Kind.ACQUIRE]
+    pattern = [Kind.RELEASE, Kind.OP_START, Kind.OP_END, Kind.REQUEST, Kind.ACQUIRE]
     for thread in range(threads):
         raw = array("q")
         for i in range(each):
             raw.append(1000 + (i * threads + thread) * 100)
-            raw.append(int(pattern[i % 5]))
+            kind = pattern[i % 5]
+            name = offsets[(i // 5 * threads + thread) % len(names)] if kind == Kind.OP_START else 0
+            raw.append(name << 8 | kind)
         bytes_of_all = raw.tobytes()
         yield [bytes_of_all[at : at + (1 << 20)] for at in range(0, len(bytes_of_all), 1 << 20)]
 
-threads, each = map(int, sys.argv[1:])
+threads, each = map(int, sys.argv[1:3])
 end = 2000 + threads * each * 100
 recorded = check("read", lambda: tuple(
     ThreadRecording.from_bytes(i, i, f"thread {i}", raw, True).ended()
@@ -82,10 +90,11 @@ recorded = check("read", lambda: tuple(
 )) if (raws := list(events(threads, each))) else ()
 recording = Recording(
     pid=os.getpid(), start_ns=0, stop_ns=end, complete_until_ns=end, dropped=0,
-    unix_offset_ns=time.time_ns(), threads=recorded, name_table=b"\\0aten::add\\0",
+    unix_offset_ns=time.time_ns(), threads=recorded, name_table=name_table,
 )
 report = check("build", lambda: build_report(recording))
 assert report.events == threads * each
+assert len(report.ops) == len(names)
 os.chdir(os.environ["TMPDIR"])
 check("print", lambda: str(report))
 check("to_dict", report.to_dict)
@@ -100,7 +109,13 @@ except ImportError:
     pass
 else:
     check("plot", lambda: report.plot("p.png"))
-report = recording = recorded = None
+def free():
+    global report
+    report = None
+
+gap = longest(free)[1]
+assert gap[0] < LIMIT_S, f"free: {1e3 * gap[0]:.0f} ms"
+recording = recorded = None
 for name in os.listdir("."):
     os.remove(name)
 """
@@ -108,16 +123,18 @@ for name in os.listdir("."):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("threads", "each"), [(4, EVENTS // 4), (30, 500)], ids=["many events", "30 threads"]
+    ("threads", "each", "names"),
+    [(4, EVENTS // 4, 1), (30, 500, 1), (2, EVENTS, EVENTS // 5 * 2)],
+    ids=["many events", "30 threads", "many names"],
 )
-def test_a_report_of_any_size_is_made_shown_and_saved_without_a_long_hold(threads, each):
-    run_in_child(MEASURE + REPORT, str(threads), str(each), timeout=280)
+def test_a_report_of_any_size_is_made_shown_and_saved_without_a_long_hold(threads, each, names):
+    run_in_child(MEASURE + REPORT, str(threads), str(each), str(names), timeout=280)
 
 
 @pytest.mark.slow
 def test_a_trace_of_millions_of_events_ends_without_a_long_hold():
     trace = """
-    from torchgil._build import C
+    from torchgil._gil_half import C
     for _ in range(3):
         t = torchgil.trace(max_events=4_000_000).start()
         for _ in range(4_000_000):

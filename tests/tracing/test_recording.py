@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from torchgil.tracing.recording import Kind, Recording, State, ThreadRecording
-from torchgil.tracing.states import states_of
+from torchgil.tracing._recording import Kind, Recording, State, ThreadRecording
+from torchgil.tracing._states import states_of
 
 REL, FORCED, REQ, ACQ = Kind.RELEASE, Kind.FORCED_RELEASE, Kind.REQUEST, Kind.ACQUIRE
 FREE, WAIT, HELD, PREEMPTED = State.FREE, State.WAIT, State.HELD, State.PREEMPTED

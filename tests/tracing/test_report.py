@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from torchgil.tracing.figures import verdict_of
-from torchgil.tracing.holding import Holds, holders_meanwhile
-from torchgil.tracing.recording import Kind, Recording, State, ThreadRecording
-from torchgil.tracing.report import build_report
-from torchgil.tracing.segments import Segments
-from torchgil.tracing.text import duration
+from torchgil._formatting import duration
+from torchgil.tracing._figures import verdict_of
+from torchgil.tracing._holding import Holds, holders_meanwhile
+from torchgil.tracing._recording import Kind, Recording, State, ThreadRecording
+from torchgil.tracing._report import build_report
+from torchgil.tracing._segments import Segments
 
 MS = 1_000_000
 NAMES = b"\0aten::add\0aten::linear\0Torch-Compiled Region: 0/0\0"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgil.tracing.recording import Kind, Recording, ThreadRecording
-from torchgil.tracing.report import build_report
+from torchgil.tracing._recording import Kind, Recording, ThreadRecording
+from torchgil.tracing._report import build_report
 
 NAMES = b"\0aten::add\0aten::mm\0"
 OFFSETS = [NAMES.index(name) for name in (b"aten::add", b"aten::mm")]

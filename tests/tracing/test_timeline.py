@@ -12,7 +12,7 @@ import torch
 import torchgil
 from tests.support.retries import once
 from tests.tracing.test_report import ADD, MS, report
-from torchgil.tracing.chrome import chrome_events
+from torchgil.tracing._chrome import chrome_events
 
 
 def test_each_thread_has_a_lane_of_ops_and_a_lane_of_states():

@@ -14,7 +14,7 @@ import torch
 import torchgil
 from tests.conftest import in_threads, run_in_child
 from tests.tracing.reading import me, op
-from torchgil.tracing.recording import Kind
+from torchgil.tracing._recording import Kind
 
 A = torch.ones(4, 4)
 FINDINGS = Path(__file__).parents[2] / "benchmarks/results/findings"
@@ -334,7 +334,7 @@ def test_both_witnesses_tell_the_same_windows():
 
 
 def test_without_a_gil_only_ops_are_recorded_and_the_report_says_so(monkeypatch):
-    module = sys.modules["torchgil.tracing.trace"]  # the attribute of that name is the function
+    module = sys.modules["torchgil.tracing._trace"]  # the attribute of that name is the function
     monkeypatch.setattr(module, "has_gil", lambda: False)
     with torchgil.trace() as t:
         torch.add(A, A)

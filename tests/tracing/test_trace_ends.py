@@ -11,9 +11,9 @@ from tests.conftest import in_threads, run_in_child
 
 INTERRUPTED = """
     import gc, itertools, os, sys, threading, torchgil
-    from torchgil._build import C
-    from torchgil.tracing import background
-    ours = os.path.dirname(background.__file__)
+    from torchgil._gil_half import C
+    import torchgil.tracing
+    ours = os.path.dirname(torchgil.tracing.__file__)
     start, callbacks = threading.Thread.start, list(gc.callbacks)
 
     class Interrupts:

@@ -15,7 +15,7 @@ import torch
 
 import torchgil
 from tests.conftest import run_in_child
-from torchgil._build import C
+from torchgil._gil_half import C
 
 # --- nothing is left behind -----------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ def test_a_fork_inside_a_trace_leaves_the_child_without_it_and_the_parent_with()
     run_in_child("""
         import os, torch, torchgil, warnings
         warnings.simplefilter("ignore")
-        from torchgil._build import C
+        from torchgil._gil_half import C
         a = torch.ones(2)
         spin = torchgil.released.spin
         with torchgil.trace() as t:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Child, run_torchgil
 from torchgil.cli.watch import summary
-from torchgil.tracing.watchdog import LongHold
+from torchgil.watching._watchdog import LongHold
 
 ROOT = Path(__file__).parents[2]
 

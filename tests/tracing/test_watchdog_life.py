@@ -18,8 +18,8 @@ from tests.conftest import in_threads, run_in_child
 from tests.support.retries import once
 from tests.tracing.loads import busy_in_python, threads
 from torchgil import held
-from torchgil.tracing import text
-from torchgil.tracing import watchdog as module
+from torchgil.tracing import _text as text
+from torchgil.watching import _watchdog as module
 
 
 def native_thread_names() -> list[str]:
@@ -221,7 +221,7 @@ def test_a_fork_in_the_middle_of_a_start_leaves_the_child_no_lock() -> None:
     run_in_child(
         """
         import os, threading, torchgil, warnings
-        from torchgil.tracing import watchdog as module
+        from torchgil.watching import _watchdog as module
         warnings.simplefilter("ignore", DeprecationWarning)
         original, inside, go_on = module._Session, threading.Event(), threading.Event()
         def session(watchdog):

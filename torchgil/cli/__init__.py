@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": "see the GIL released and held, on real tensors",
 }
 
+NEED_TORCH = {"compare", "demo"}
+
 _USAGE = "usage: torchgil [--version] COMMAND [options]"
 
 
@@ -36,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"torchgil: no command {command!r}\n\n{_help()}", file=sys.stderr)
         return 2
+    if command in NEED_TORCH:
+        try:
+            importlib.import_module("torchgil.ops")
+        except ImportError as error:
+            print(f"torchgil {command}: {error}", file=sys.stderr)
+            return 2
     module = importlib.import_module(f"torchgil.cli.{command}")
     return int(module.main(rest) or 0)
 

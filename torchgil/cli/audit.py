@@ -14,8 +14,8 @@ from torchgil.cli.output import output_file, save_all, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
-    from torchgil.tracing import LongHold
-    from torchgil.tracing.report import Report
+    from torchgil.tracing import Report
+    from torchgil.watching import LongHold
 
 __all__ = ["main"]
 
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
     if options.plot:
         # Before the run, not after an hour of it, when a script may have changed where modules lie.
         needs("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg")
-    from torchgil.tracing.text import render
-    from torchgil.tracing.trace import trace
+    from torchgil.tracing import trace
+    from torchgil.tracing._text import render
 
     pid = os.getpid()
     stderr = Stderr()
@@ -109,7 +109,7 @@ def _watching(limit_s: float | None) -> Iterator[list[LongHold]]:
     if limit_s is None:
         yield holds
         return
-    from torchgil.tracing import Watchdog
+    from torchgil.watching import Watchdog
 
     # A shorter hold it cannot tell from the turn that every Python thread has. One that is longer by 2.1
     # gaps between its looks is met for certain: they come often here, a check is no program that serves.
@@ -119,7 +119,8 @@ def _watching(limit_s: float | None) -> Iterator[list[LongHold]]:
 
 
 def _culprits(report: Report, long_holds: list[LongHold], limit_s: float) -> list[str]:
-    from torchgil.tracing.text import COMPILED_REGION, duration
+    from torchgil._formatting import duration
+    from torchgil.tracing._text import COMPILED_REGION
 
     ops = [
         f"{op.name}: up to {duration(op.longest_hold_s)}, "

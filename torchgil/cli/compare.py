@@ -10,15 +10,22 @@ import sys
 
 from torchgil._files import write_whole
 from torchgil._pictures import save_figure
+from torchgil._threads import usable_cores
 from torchgil._version import __version__
 from torchgil.cli import needs
 from torchgil.cli.output import output_file, save_all
 from torchgil.cli.streams import for_whoever_reads, is_terminal
-from torchgil.compare.contenders import Contender, contenders
-from torchgil.compare.recommendation import best, recommend
-from torchgil.compare.run import NotLoadedError, Result, compare
-from torchgil.compare.subject import BUILTIN, split
-from torchgil.threads import usable_cores
+from torchgil.compare import (
+    BUILTIN,
+    Contender,
+    NotLoadedError,
+    Result,
+    best,
+    compare,
+    contenders,
+    recommend,
+)
+from torchgil.compare._subject import split
 
 __all__ = ["main"]
 

@@ -8,27 +8,31 @@ import os
 import platform
 import re
 import sys
+import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 from torchgil._files import write_whole
+from torchgil._formatting import duration
+from torchgil.cli import torch_facts
 from torchgil.cli.output import output_file, save_all
 from torchgil.cli.streams import for_whoever_reads
 
-__all__ = ["advice", "examine", "main", "openmp_runtimes", "render"]
+__all__ = ["advice", "examine", "main", "render"]
 
 _EPILOG = """\
 examples:
   torchgil doctor
   torchgil doctor --json machine.json
 
-It takes about a second, and burns one core meanwhile. The exit code is 1 if torchgil does not
-work here, otherwise 0.
+It takes about a second, and burns one core meanwhile. The exit code is 1 if torchgil, or the half
+of it for the torch that is here, does not work; otherwise 0.
 """
 
 
 def main(argv: list[str]) -> int:
-    """Prints what it found; returns 1 where torchgil's extension cannot be loaded."""
+    """Prints what it found; returns 1 where an extension of torchgil's cannot be loaded."""
     parser = argparse.ArgumentParser(
         prog="torchgil doctor",
         description="Says what this machine, Python and torch mean for threads.",
@@ -49,7 +53,8 @@ def main(argv: list[str]) -> int:
         print(shown)
         for line in failed:
             print(line, file=sys.stderr)
-    return 1 if facts["extension_error"] or failed else 0
+    unfit = facts["extension_error"] or (facts["torch"] and facts["torch_error"])
+    return 1 if unfit or failed else 0
 
 
 def _output(path: str) -> str:
@@ -57,14 +62,14 @@ def _output(path: str) -> str:
 
 
 def examine() -> dict[str, Any]:
-    """Looks, measures, and tries each witness on a call of known behaviour."""
-    import torch
-
-    from torchgil.threads import usable_cores
+    """Looks, measures, and tries each witness on a call of known behaviour. Imports no torch."""
+    from torchgil._threads import usable_cores
 
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    of_torch = torch_facts.ask()
+    ops_seen = of_torch.pop("ops_seen")
     facts: dict[str, Any] = {
-        "torch": torch.__version__,
+        **of_torch,
         "python": platform.python_version(),
         "gil": gil,
         "switch_interval_s": sys.getswitchinterval(),
@@ -73,10 +78,7 @@ def examine() -> dict[str, Any]:
         "cores_online": os.cpu_count() or 1,
         "cores_affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "cores_usable": usable_cores(),
-        "intra_op_threads": torch.get_num_threads(),
-        "inter_op_threads": torch.get_num_interop_threads(),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "openmp_runtimes": openmp_runtimes(_own_maps()),
         "extension_error": None,
         "wakeup_p50_s": None,
         "wakeup_p99_s": None,
@@ -85,8 +87,8 @@ def examine() -> dict[str, Any]:
         "notes": [],
     }
     try:
-        from torchgil.priority import priority_unavailable
-        from torchgil.tracing import wakeup_latency
+        from torchgil._priority import priority_unavailable
+        from torchgil._wakeup import wakeup_latency
     except ImportError as error:
         facts["extension_error"] = str(error)
         return facts
@@ -94,6 +96,8 @@ def examine() -> dict[str, Any]:
     latency = wakeup_latency(1000)
     facts.update(wakeup_p50_s=latency.p50_s, wakeup_p99_s=latency.p99_s)
     facts["witnesses"], facts["notes"] = _try_witnesses(gil)
+    if ops_seen is not None:
+        facts["witnesses"]["torch ops"] = ops_seen
     return facts
 
 
@@ -119,58 +123,46 @@ def _cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
-def _own_maps() -> str:
-    try:
-        return Path("/proc/self/maps").read_text()
-    except OSError:  # not Linux
-        return ""
-
-
-def openmp_runtimes(maps: str) -> list[str]:
-    """Files of the OpenMP runtimes among the mapped ones, from the text of /proc/self/maps.
-
-    >>> openmp_runtimes("7f00-7f01 r-xp 00000000 fe:00 12   /usr/lib/libgomp.so.1.0.0")
-    ['/usr/lib/libgomp.so.1.0.0']
-    """
-    return sorted(set(re.findall(r"\s(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so[^/\s]*)", maps)))
-
-
 def _try_witnesses(gil: bool) -> tuple[dict[str, bool], list[str]]:
-    """Each on something that it must see: a release, an op, a hold."""
-    import torch
+    """Each on something that it must see: a release, a hold."""
+    from torchgil.tracing import trace
+    from torchgil.watching import Watchdog
 
-    from torchgil.ops import held, released
-    from torchgil.tracing import Watchdog, trace
-
-    ones = torch.ones(4)
-    with trace() as t:
-        released.sleep(0.001)
-        torch.add(ones, ones)
+    with trace(ops=False) as t:
+        zlib.compress(bytes(1_000_000))
     report = t.report()
-    witnesses = {
-        "releases and acquires of the GIL": any(thread.releases for thread in report.threads),
-        "torch ops": any(op.name == "aten::add" for op in report.ops),
-    }
+    witnesses = {"releases and acquires of the GIL": any(thread.releases for thread in report.threads)}
     if gil:
         threshold = 2 * sys.getswitchinterval()
         for _ in range(5):  # its threads want a core in time, which a loaded machine may refuse them once
             with Watchdog(threshold, on_hold=lambda hold: None, mean_gap=threshold / 10) as watchdog:
-                held.spin(min(10 * threshold, 1.0))
+                _hold(min(10 * threshold, 1.0))
             if watchdog.holds:
                 break
         witnesses["long holds (watchdog)"] = bool(watchdog.holds)
     return witnesses, list(report.notes)
 
 
+def _hold(seconds: float) -> None:
+    """One call of about so long at least that keeps the GIL."""
+    count, took = 100_000, 0.0
+    while took < seconds:
+        count *= 2
+        began = time.perf_counter()
+        sum(range(count))
+        took = time.perf_counter() - began
+
+
 def advice(facts: dict[str, Any]) -> list[str]:
     """What the facts call for; nothing where all is well."""
     cores, intra = facts["cores_usable"], facts["intra_op_threads"]
     found = []
-    if facts["extension_error"]:
-        found.append(facts["extension_error"])
+    found += [facts[error] for error in ("extension_error", "torch_error") if facts[error]]
     if not facts["gil"]:
         found.append("this Python runs without a GIL: there is none to release, hold or wait for")
-    if intra > cores:
+    if intra is None:
+        pass  # no torch
+    elif intra > cores:
         found.append(
             f"oversubscribed: one op uses {intra} intra-op threads, but only {cores} cores are usable "
             f"(affinity, control group): torch.set_num_threads({cores}), or OMP_NUM_THREADS={cores}"
@@ -188,7 +180,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
         )
     if facts["wakeup_p99_s"] is not None and facts["wakeup_p99_s"] > 1e-3:
         found.append(
-            f"a woken thread sometimes takes {_time(facts['wakeup_p99_s'])} to run: other work has the "
+            f"a woken thread sometimes takes {duration(facts['wakeup_p99_s'])} to run: other work has the "
             "cores, so measure again in a quiet hour before you compare times"
         )
     missing = [name for name, works in facts["witnesses"].items() if not works]
@@ -202,13 +194,14 @@ def render(facts: dict[str, Any]) -> str:
     cores = f"{facts['cores_usable']} usable, of {facts['cores_online']} online"
     if facts["cores_affinity"] is not None:
         cores += f" ({facts['cores_affinity']} by affinity)"
-    interval = _time(facts["switch_interval_s"])
+    interval = duration(facts["switch_interval_s"])
+    threads = f"{facts['intra_op_threads']} intra-op, {facts['inter_op_threads']} inter-op"
     lines = [
-        ("torch", facts["torch"]),
+        ("torch", facts["torch"] or "not installed"),
         ("Python", f"{facts['python']}, {'with the GIL' if facts['gil'] else 'without a GIL'}"),
         ("machine", f"{facts['machine']}, {facts['cpu']}"),
         ("cores", cores),
-        ("threads", f"{facts['intra_op_threads']} intra-op, {facts['inter_op_threads']} inter-op"),
+        *([("threads", threads)] if facts["intra_op_threads"] else []),
         (
             "environment",
             ", ".join(f"{k}={v}" for k, v in facts["environment"].items()) or "nothing about threads",
@@ -217,7 +210,7 @@ def render(facts: dict[str, Any]) -> str:
         ("switch interval", interval),
     ]
     if facts["wakeup_p50_s"] is not None:
-        p50, p99 = _time(facts["wakeup_p50_s"]), _time(facts["wakeup_p99_s"])
+        p50, p99 = duration(facts["wakeup_p50_s"]), duration(facts["wakeup_p99_s"])
         lines.append(("thread wake-up", f"p50 {p50}, p99 {p99}"))
         meaning = (
             f"a release over {p50} beside a busy Python thread mostly costs a switch interval, {interval}"
@@ -231,7 +224,3 @@ def render(facts: dict[str, Any]) -> str:
     lines += [("advice", text) for text in advice(facts)]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

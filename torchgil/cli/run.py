@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     options = script.parse(parser, argv)
     if not options.gil_priority:
         parser.error("nothing to change: --gil-priority is what this command is for; without it use python")
-    from torchgil.priority import gil_priority
+    from torchgil._priority import gil_priority
 
     with gil_priority():
         ended = script.run(options.script, options.module)

@@ -14,7 +14,7 @@ from torchgil.cli.output import output_file, save_all, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
-    from torchgil.tracing import LongHold
+    from torchgil.watching import LongHold
 
 __all__ = ["main", "summary"]
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     """Returns the script's exit code; 3 where it is 0 but --fail is given and something was found."""
     parser = _parser()
     options = script.parse(parser, argv)
-    from torchgil.tracing import Watchdog
+    from torchgil.watching import Watchdog
 
     stderr = Stderr()
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def summary(holds: list[LongHold], threshold_s: float) -> str:
     """A table, one row per line of code, the greatest sum first."""
-    from torchgil.tracing.text import duration, table
+    from torchgil._formatting import duration, table
 
     if not holds:
         return f"torchgil: no hold of the GIL over {duration(threshold_s)} was met"

@@ -5,18 +5,22 @@ Read when it is scraped: nothing that is watched pays for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchgil._checks import text
-from torchgil.metrics.exported import Exported
-from torchgil.metrics.kinds import KINDS
-from torchgil.metrics.meters import instruments, is_meter, one_of_its_name
-from torchgil.serving import Batcher, ThreadPool
-from torchgil.tracing import GilMonitor, Watchdog
+from torchgil.metrics._exported import Exported
+from torchgil.metrics._kinds import KINDS, kind_of
+from torchgil.metrics._meters import instruments, is_meter, one_of_its_name
+
+if TYPE_CHECKING:
+    from torchgil.serving import Batcher, ThreadPool
+    from torchgil.watching import GilMonitor, Watchdog
 
 __all__ = ["export"]
 
@@ -47,7 +51,8 @@ def export(
             registry of `prometheus_client`, or where that is not installed OpenTelemetry's global meter.
 
     Returns:
-        A function that ends the export.
+        A function that ends the export. (Where all collectors of a registry were unregistered instead, the
+        next export to it brings back what was exported before and not ended.)
 
     Raises:
         ModuleNotFoundError: Neither `prometheus_client` nor `opentelemetry` is installed.
@@ -62,9 +67,9 @@ def export(
     2
     """
     text("export: name", name)
-    kind = next((kind for kind, (of, _) in KINDS.items() if isinstance(obj, of)), None)
+    kind = kind_of(obj)
     if kind is None:
-        kinds = ", ".join(of.__name__ for of, _ in KINDS.values())
+        kinds = ", ".join(name for _, name, _ in KINDS.values())
         raise TypeError(f"export: one of {kinds} is expected, got {type(obj).__name__}")
     if registry is None:
         registry = _default_registry()
@@ -76,7 +81,11 @@ def export(
     with _exporting:
         if is_meter(registry):
             registry = one_of_its_name(registry)
-        exported = _exported.get(registry)
+        try:
+            exported = _exported.get(registry)
+        except TypeError as error:  # what is exported is kept for it as long as it lives
+            wanted = "hashable, and an object that can be referred to weakly"
+            raise TypeError(f"export: registry must be {wanted}, got {registry!r}") from error
         if exported is None:
             exported = _exported[registry] = Exported()
             if not is_meter(registry):
@@ -85,10 +94,19 @@ def export(
                 except BaseException:
                     _exported.pop(registry, None)
                     raise
+        elif _refuses_twice(registry):
+            with contextlib.suppress(ValueError):  # it was not unregistered, with all of the registry
+                registry.register(exported)
         remove = exported.add(kind, obj, name)
         if is_meter(registry):
             instruments(registry, exported, kind)
         return remove
+
+
+def _refuses_twice(registry: Any) -> bool:
+    """Whether it is known to refuse a collector whose names it has, with a ValueError."""
+    of = getattr(sys.modules.get("prometheus_client"), "CollectorRegistry", None)
+    return of is not None and isinstance(registry, of)
 
 
 def _default_registry() -> Any:

@@ -14,11 +14,11 @@ tensor([1., 1.])
 tensor([1., 1.])
 """
 
-from torchgil._build import C
-from torchgil.ops import fake
-from torchgil.ops.latch import Latch
-from torchgil.ops.threshold import adaptive_threshold, set_adaptive_threshold
-from torchgil.ops.witness import KernelRecord, witness
+from torchgil._torch_half import C
+from torchgil.ops import _fake as fake
+from torchgil.ops._latch import Latch
+from torchgil.ops._threshold import adaptive_threshold, set_adaptive_threshold
+from torchgil.ops._witness import KernelRecord, witness
 
 released, held, adaptive = C.released, C.held, C.adaptive
 

@@ -1,28 +1,11 @@
-"""Who held the GIL, for how long, and who waited: the trace, the verdict, the watchdog."""
+"""Who held the GIL, for how long, and who waited: the exact trace, and the verdict on a call."""
 
 from __future__ import annotations
 
-from torchgil.tracing.audit import Audit, audit
-from torchgil.tracing.figures import OpReport, ThreadReport
-from torchgil.tracing.monitor import GilMonitor, MonitorStats
-from torchgil.tracing.report import Report
-from torchgil.tracing.trace import Trace, trace
-from torchgil.tracing.wakeup import WakeupLatency, wakeup_latency
-from torchgil.tracing.watchdog import LongHold, Watchdog, WatchdogStats
+from torchgil.tracing._audit import Audit, audit
+from torchgil.tracing._figures import OpReport, ThreadReport
+from torchgil.tracing._report import Report
+from torchgil.tracing._timeline import op_slices
+from torchgil.tracing._trace import Trace, trace
 
-__all__ = [
-    "Audit",
-    "GilMonitor",
-    "LongHold",
-    "MonitorStats",
-    "OpReport",
-    "Report",
-    "ThreadReport",
-    "Trace",
-    "WakeupLatency",
-    "Watchdog",
-    "WatchdogStats",
-    "audit",
-    "trace",
-    "wakeup_latency",
-]
+__all__ = ["Audit", "OpReport", "Report", "ThreadReport", "Trace", "audit", "op_slices", "trace"]

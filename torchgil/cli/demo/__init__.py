@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from torchgil._files import write_whole
+from torchgil._threads import intra_op_threads, usable_cores
 from torchgil._version import __version__
 from torchgil.cli import needs
 from torchgil.cli.demo import accelerator, contention, policies, scaling
 from torchgil.cli.demo.load import OtherLoad
 from torchgil.cli.demo.screen import Screen
 from torchgil.cli.output import output_file, save_all
-from torchgil.threads import intra_op_threads, usable_cores
 
 __all__ = ["Demo", "main"]
 

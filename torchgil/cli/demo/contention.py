@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from torchgil._priority import gil_priority
+from torchgil._statistics import quantile
+from torchgil._threads import intra_op_threads
+from torchgil._wakeup import WakeupLatency, wakeup_latency
 from torchgil.ops import adaptive, held, released
-from torchgil.priority import gil_priority
-from torchgil.threads import intra_op_threads
-from torchgil.tracing import WakeupLatency, trace, wakeup_latency
+from torchgil.tracing import trace
 
 __all__ = ["Contention", "ContentionRow", "measure"]
 
@@ -159,17 +161,13 @@ def _row(
         call.name,
         size,
         len(beside),
-        _quantile(alone, 0.5),
-        _quantile(beside, 0.5),
-        _quantile(beside, 0.99),
+        quantile(alone, 0.5),
+        quantile(beside, 0.5),
+        quantile(beside, 0.99),
         sum(took > limit for took in beside) / len(beside),
         takes,
         busy_kept,
     )
-
-
-def _quantile(values: list[float], q: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
 
 
 def _times(

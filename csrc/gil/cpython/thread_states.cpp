@@ -1,0 +1,40 @@
+// csrc/gil/cpython/thread_states.cpp: see thread_states.h.
+#include "cpython/thread_states.h"
+
+namespace torchgil {
+namespace {
+
+PyThreadState* find_thread_of(
+    PyInterpreterState* interpreter, const void* address) {
+  PyThreadState* state = PyInterpreterState_ThreadHead(interpreter);
+  while (state != nullptr && state != address) {
+    state = PyThreadState_Next(state);
+  }
+  return state;
+}
+
+} // namespace
+
+PyThreadState* find_thread(const void* address) {
+#if PY_VERSION_HEX >= 0x030C0000
+  return find_thread_of(PyInterpreterState_Main(), address);
+#else
+  PyThreadState* found = nullptr;
+  for (PyInterpreterState* interpreter = PyInterpreterState_Head();
+       interpreter != nullptr && found == nullptr;
+       interpreter = PyInterpreterState_Next(interpreter)) {
+    found = find_thread_of(interpreter, address);
+  }
+  return found;
+#endif
+}
+
+uint64_t native_id_of([[maybe_unused]] const PyThreadState* state) {
+#if PY_VERSION_HEX >= 0x030B0000
+  return state->native_thread_id;
+#else
+  return 0;
+#endif
+}
+
+} // namespace torchgil

@@ -1,0 +1,22 @@
+// csrc/gil/cpython/thread_states.h: the thread behind a PyThreadState's
+// address.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+
+namespace torchgil {
+
+/// The thread state at this address, or nullptr where none lives there now.
+/// From 3.12 on a sub-interpreter may come and go, and its threads too, while
+/// this thread holds the main one's GIL: they cannot be listed, and a thread
+/// that holds it as one of another interpreter's is not found.
+/// GIL: held throughout.
+PyThreadState* find_thread(const void* address);
+
+/// The operating system's number of its thread; 0 before 3.11, which does not
+/// keep it. GIL: held.
+uint64_t native_id_of(const PyThreadState* state);
+
+} // namespace torchgil

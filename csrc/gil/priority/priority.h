@@ -1,0 +1,38 @@
+// csrc/gil/priority/priority.h: threads that get the GIL back at once.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace torchgil::priority {
+
+/// Redirects the interpreter's timed wait, and its signal at each release, for
+/// Windows with priority. Once done it stays: a thread without priority pays
+/// one thread-local load for each wait, and a look at who waits for each
+/// release. Returns why it cannot be done, or null. GIL: held on entry and
+/// return; the first call gives it up in between.
+const char* redirect_wait();
+
+/// How many blocks with priority a thread is in.
+using Depth = std::shared_ptr<std::atomic<int64_t>>;
+
+/// The calling thread has priority from now on, until leave() was called as
+/// often. The first call of the process redirects; a thread's first one adds
+/// the objects loaded meanwhile. GIL: held on entry and return; a thread's
+/// first call gives it up in between.
+Depth enter();
+
+/// Ends what enter() began; any thread may call it, at any time.
+void leave(const Depth& depth);
+
+/// Whether the calling thread has priority.
+bool has_priority();
+
+/// How many waits of all threads were answered at once: the tests' witness.
+uint64_t answers();
+
+/// How many times a thread waited for what it owed, before it asked.
+uint64_t owed_waits();
+
+} // namespace torchgil::priority

@@ -1,0 +1,43 @@
+"""Durations, names and tables in words, as all that torchgil prints has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["duration", "shortened", "table"]
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit.
+
+    >>> duration(1.234), duration(0.0567), duration(7.89e-6), duration(0)
+    ('1.23 s', '56.7 ms', '7.89 us', '0')
+    """
+    if seconds == 0:
+        return "0"
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        value = seconds * factor
+        if value >= 1:
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first aligned left and the others right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = []
+    for row in (head, *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def shortened(name: str, width: int = 44) -> str:
+    """A name that fits into a column.
+
+    >>> shortened("a" * 50, 8)
+    'aaaaa...'
+    """
+    return name if len(name) <= width else name[: width - 3] + "..."

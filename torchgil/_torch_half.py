@@ -1,0 +1,53 @@
+"""Loads torchgil._torch, the extension for one torch, after making sure that it fits the one installed here.
+
+An extension compiled for another torch fails with an undefined symbol, if it is lucky. So what it was built
+for is written down beside it and compared first. What needs no torch does not come here.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from torchgil._gil_half import REBUILD, built_for
+from torchgil._versions import objection, untried
+
+__all__ = ["C", "misfit"]
+
+
+def misfit() -> str | None:
+    """Why what needs torch cannot be used here, and what mends that; None where it can."""
+    wanted = built_for()
+    try:
+        import torch
+    except ImportError as error:
+        return (
+            f"this part of torchgil needs torch, which cannot be imported here ({error}): install torch, "
+            f"then, in torchgil's source folder: {REBUILD}"
+        )
+    if message := objection(torch.__version__):
+        return message
+    if wanted is None:
+        return (
+            "this part of torchgil needs torch, and torchgil was built without it: build it again where "
+            f"torch is installed, in its source folder: {REBUILD}"
+        )
+    installed = torch.__version__.split("+")[0]
+    if installed != wanted:
+        return (
+            f"torchgil was built for torch {wanted} but torch {installed} is installed; "
+            f"rebuild it, in its source folder: {REBUILD}"
+        )
+    if message := untried(torch.__version__):
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return None
+
+
+if message := misfit():
+    raise ImportError(message)
+try:
+    from torchgil import _torch as C
+except ImportError as error:
+    raise ImportError(
+        f"torchgil's C++ extension for torch could not be loaded ({error}); "
+        f"rebuild it, in its source folder: {REBUILD}"
+    ) from error

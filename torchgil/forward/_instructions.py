@@ -1,0 +1,252 @@
+"""From an exported graph to a list of instructions for the C++ program.
+
+Pure: an :class:`torch.export.ExportedProgram` in, dataclasses out. Nothing is run here and nothing compiled.
+What the program cannot run safely from several threads is refused here, by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.export.graph_signature import InputKind, OutputKind
+
+from torchgil.forward._builtin_functions import BUILTINS
+from torchgil.forward._mutation import Roots, check_call
+from torchgil.forward._operands import (
+    Constant,
+    Default,
+    Input,
+    Instruction,
+    Operand,
+    Plan,
+    Region,
+    Slot,
+    Weight,
+    walk,
+)
+from torchgil.forward._slots import Slots
+from torchgil.forward._unsupported import refuse, source_line, well_formed
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
+
+__all__ = ["plan"]
+
+
+def plan(program: ExportedProgram) -> Plan:
+    """Turn an exported graph into instructions.
+
+    Args:
+        program: What :func:`torch.export.export` returned.
+
+    Returns:
+        The instructions, with every value in a slot of one small frame that is reused after its last use.
+
+    Raises:
+        NotImplementedError: The graph holds something that cannot be run from several threads at once, or
+            without Python; the message names the node, its source line and what to do.
+        ValueError: A node is not as torch.export writes it; the message names it.
+    """
+    lowering = _Lowering(program)
+    code, outputs = lowering.run()
+    slots = Slots(lowering.num_values)
+    slots.count_uses(code, outputs)
+    placed = slots.place(code)
+    return Plan(
+        code=placed,
+        outputs=tuple(slots.read(o) for o in outputs),
+        num_slots=slots.size,
+        weights=tuple(lowering.weights),
+        ops=tuple(sorted(lowering.ops)),
+        count=sum(1 for _ in walk(placed)),
+    )
+
+
+class _Lowering:
+    """Walks the nodes; values are numbered once each (slots come after, in `Slots`)."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.weights: list[str] = []
+        self.ops: set[tuple[str, str]] = set()
+        self.num_values = 0
+        self.roots = Roots()
+
+    def run(self) -> tuple[list[Instruction | Region], list[Operand]]:
+        signature = self.program.graph_signature
+        for spec in signature.output_specs:
+            if spec.kind is not OutputKind.USER_OUTPUT:
+                refuse(
+                    f"its output '{spec.arg.name}' is written back to '{spec.target}' "
+                    f"({spec.kind.name.lower()})",
+                    "return the new value instead, and keep the state outside the model",
+                )
+        env: dict[Node, Any] = {}
+        specs = iter(signature.input_specs)
+        users = 0
+        for node in self.program.graph.find_nodes(op="placeholder"):
+            spec = next(specs)
+            if spec.kind is InputKind.USER_INPUT:
+                env[node] = Input(users)
+                self.roots.add(env[node], f"the input '{node.name}'")
+                users += 1
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                if not node.users:  # export lists all that the model has
+                    continue
+                env[node] = Weight(len(self.weights))
+                self.weights.append(str(spec.target))
+                self.roots.add(env[node], f"the {spec.kind.name.lower().replace('_', ' ')} '{spec.target}'")
+            else:
+                refuse(
+                    f"its input '{node.name}' is a {spec.kind.name.lower().replace('_', ' ')}",
+                    "export a model of tensors and numbers",
+                )
+        code: list[Instruction | Region] = []
+        return code, self._graph(self.program.graph_module, env, code)
+
+    def _graph(
+        self, module: GraphModule, env: dict[Node, Any], code: list[Instruction | Region]
+    ) -> list[Operand]:
+        for node in module.graph.nodes:
+            if node.op == "call_function":
+                with well_formed(node):
+                    self._call(module, node, env, code)
+            elif node.op == "output":
+                with well_formed(node):
+                    return [self._operand(o, env) for o in node.args[0]]
+            elif node.op not in ("placeholder", "get_attr"):
+                refuse(f"a graph node of kind {node.op}", "export the model with torch.export.export", node)
+        raise AssertionError("an exported graph ends with its output")
+
+    def _call(
+        self, module: GraphModule, node: Node, env: dict[Node, Any], code: list[Instruction | Region]
+    ) -> None:
+        target = node.target
+        if _is_getitem(target) and isinstance(node.args[0], torch.fx.Node):
+            whole = env[node.args[0]]
+            if isinstance(whole, tuple):  # a call with several results, or a region: known here
+                env[node] = whole[_index(node)]
+                return
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            self._region(module, node, env, code)
+        elif isinstance(target, torch._ops.OpOverload) and target not in BUILTINS:
+            self._operator(node, target, env, code)
+        elif target in BUILTINS:
+            operands = tuple(self._operand(a, env) for a in node.args)
+            operands += tuple(self._operand(v, env) for v in node.kwargs.values())
+            out = self._value()
+            env[node] = Slot(out)
+            self.roots.pass_on(list(operands), env[node])  # an item of a list of views
+            code.append(Instruction(node.name, source_line(node), BUILTINS[target], None, operands, (out,)))
+        else:
+            refuse(
+                f"it calls the Python function {getattr(target, '__name__', target)}",
+                "run exported_program.run_decompositions({}) and pass its result, or write it with torch ops",
+                node,
+            )
+
+    def _operator(self, node: Node, op: Any, env: dict[Node, Any], code: list[Instruction | Region]) -> None:
+        schema = op._schema
+        given: dict[str, Any] = dict(node.kwargs)
+        given.update(zip((a.name for a in schema.arguments), node.args, strict=False))
+        operands = tuple(
+            self._operand(given[a.name], env) if a.name in given else Default() for a in schema.arguments
+        )
+        unsafe_writes = check_call(node, op, operands, self.roots)
+        unpack = False
+        if (
+            len(schema.returns) == 1
+            and isinstance(schema.returns[0].type, torch.ListType)
+            and _only_items(node)
+        ):
+            length = 1 + max((_index(user) for user in node.users), default=-1)
+            unpack, outputs = True, self._results(node, length)
+            env[node] = outputs
+        elif len(schema.returns) == 1:
+            env[node] = Slot(self._value())
+            outputs = (env[node],)
+        else:
+            env[node] = outputs = self._results(node, len(schema.returns))
+        self.roots.derive(op, operands, outputs, unpack=unpack)
+        self.ops.add((schema.name, schema.overload_name))
+        code.append(
+            Instruction(
+                node.name,
+                source_line(node),
+                schema.name,
+                schema.overload_name,
+                operands,
+                tuple(o.index for o in outputs),
+                unpack,
+                unsafe_writes,
+            )
+        )
+
+    def _region(
+        self, module: GraphModule, node: Node, env: dict[Node, Any], code: list[Instruction | Region]
+    ) -> None:
+        name = node.target.name()  # type: ignore[union-attr]
+        if name == "wrap_with_set_grad_enabled":
+            mode: tuple[Any, ...] = ("grad", node.args[0])
+            body_node, *inner = node.args[1:]
+        elif name == "wrap_with_autocast":
+            # torch.autocast knows each device's default dtype, and which dtypes turn it off
+            device_type, dtype, enabled = map(_any, node.args[:3])
+            context = torch.autocast(device_type, dtype, enabled, cache_enabled=False)
+            mode = ("autocast", context.device, context.fast_dtype, context._enabled)
+            body_node, *inner = node.args[4:]
+        else:
+            refuse(
+                f"the higher-order op {name}",
+                "move the branch or loop into Python, around two exported models, or write it with "
+                "torch.where",
+                node,
+            )
+        body: GraphModule = getattr(module, _any(body_node).target)
+        inner_env: dict[Node, Any] = {
+            placeholder: self._operand(value, env)
+            for placeholder, value in zip(body.graph.find_nodes(op="placeholder"), inner, strict=True)
+        }
+        inside: list[Instruction | Region] = []
+        env[node] = tuple(self._graph(body, inner_env, inside))
+        code.append(Region(mode, tuple(inside)))
+
+    def _operand(self, value: Any, env: dict[Node, Any]) -> Any:
+        if isinstance(value, torch.fx.Node):
+            if isinstance(env[value], tuple):
+                refuse("several results used as one value", "take them apart in the model", value)
+            return env[value]
+        if isinstance(value, (list, tuple)):
+            if any(isinstance(v, torch.fx.Node) for v in value):
+                return [self._operand(v, env) for v in value]
+            return Constant(list(value))
+        return value if isinstance(value, (Slot, Input, Weight)) else Constant(value)
+
+    def _value(self) -> int:
+        self.num_values += 1
+        return self.num_values - 1
+
+    def _results(self, node: Node, length: int) -> tuple[Slot, ...]:
+        return tuple(Slot(self._value()) for _ in range(length))
+
+
+def _is_getitem(target: Any) -> bool:
+    return BUILTINS.get(target) == "getitem" if callable(target) else False
+
+
+def _index(getitem: Node) -> int:
+    index = getitem.args[1]
+    assert isinstance(index, int)
+    return index
+
+
+def _only_items(node: Node) -> bool:
+    """Whether all that is used of a list are items that it had when it was exported."""
+    length = len(node.meta.get("val") or ())
+    return all(_is_getitem(user.target) and 0 <= _index(user) < length for user in node.users)
+
+
+def _any(value: Any) -> Any:
+    return value  # what torch.fx types as one of seventeen kinds

@@ -1,0 +1,131 @@
+"""`audit`: one call under a trace, and its verdict."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from torchgil import _html as html
+from torchgil._extension import Extension, of_callable
+from torchgil._formatting import duration
+from torchgil._garbage import COLLECTION_MEND, NO_COLLECTIONS, Collections, collections
+from torchgil._gil_half import C
+from torchgil.tracing._collecting import together
+from torchgil.tracing._figures import LONG_HOLD_S, Span, verdict_of
+from torchgil.tracing._notebook import picture
+from torchgil.tracing._recording import Kind
+from torchgil.tracing._report import Report
+from torchgil.tracing._trace import Trace
+
+__all__ = ["Audit", "audit"]
+
+T = TypeVar("T")
+
+MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when they are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit(Span, Generic[T]):
+    """What one call did to the GIL, in its thread. Free, held, wait and preempted add up to wall_s."""
+
+    verdict: str  # "releases", "holds", "partly"; "no GIL" or "unknown" where nothing can be seen
+    free_fraction: float  # free_s / wall_s
+    result: T = field(repr=False)
+    report: Report = field(repr=False)
+    collections_elsewhere: Collections = NO_COLLECTIONS  # in other threads meanwhile
+    extension: Extension | None = None  # that fn is from, where it held the GIL for more than 5 ms in one go
+
+    def __str__(self) -> str:
+        """One paragraph: the verdict and the numbers behind it."""
+        lines = [
+            f"{self.verdict}: {100 * self.free_fraction:.1f} % of {duration(self.wall_s)} free "
+            f"({self.releases} release{'' if self.releases == 1 else 's'})",
+            f"free {duration(self.free_s)}, "
+            f"held {duration(self.held_s)} (longest {duration(self.longest_hold_s)}), "
+            f"waited {duration(self.wait_s)} (longest {duration(self.longest_wait_s)}), "
+            f"preempted {duration(self.preempted_s)}",
+        ]
+        lines += self._collected()
+        lines += [f"it ran {self.extension}"] if self.extension else []
+        lines += [f"note: {note}" for note in self.report.notes]
+        return "\n".join(lines)
+
+    def _collected(self) -> list[str]:
+        """Garbage collections that fell into the call, in words, and long ones of other threads."""
+        mine = self.collections
+        lines = []
+        if mine.count:
+            others_s = self.wall_s - mine.wall_s
+            free = 100 * (self.free_s - mine.free_s) / others_s if others_s > 0 else 0.0
+            lines.append(
+                f"in it: {collections(mine)}; {duration(mine.held_s)} of that with the GIL held, and "
+                f"{mine.releases} of the releases. Of the other {duration(others_s)} {free:.1f} % was free"
+            )
+        if self.collections_elsewhere.longest_s >= LONG_HOLD_S:
+            lines.append(f"in other threads meanwhile: {collections(self.collections_elsewhere)}")
+        if max(mine.longest_s, self.collections_elsewhere.longest_s) >= LONG_HOLD_S:
+            lines.append(f"hint: {COLLECTION_MEND}")
+        return lines
+
+    def _repr_html_(self) -> str:
+        verdict, *rest = str(self).splitlines()
+        lines = [html.paragraph(verdict, strong=True), *map(html.paragraph, rest)]
+        if self.report.recording.gil_seen and self.report.threads:
+            lines.append(picture(self.report))
+        return html.page(*lines)
+
+
+def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
+    """Calls ``fn(*args, **kwargs)`` once, here, under a trace, and says what it did to the GIL.
+
+    The times are those of the calling thread, from just before the call to just after,
+    the call of fn by Python included (about 100 ns). Preemption is never counted as
+    free: a thread that was switched out has released nothing. A call that has to wait
+    for the GIL back has a longer wall time, so judge a short call in a quiet process.
+
+    Args:
+        fn: Anything callable.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The record, fn's result and the whole trace's report included.
+
+    Raises:
+        RuntimeError: A trace is running already.
+        BaseException: Whatever fn raises, unchanged; the trace is taken down first.
+
+    >>> import torchgil, zlib
+    >>> torchgil.audit(zlib.compress, bytes(50_000_000)).verdict
+    'releases'
+    >>> torchgil.audit(sorted, range(1_000_000)).verdict
+    'holds'
+    """
+    trace = Trace(max_events=MAX_EVENTS)
+    with trace:
+        C.trace_mark()
+        try:
+            result = fn(*args, **kwargs)
+        finally:
+            C.trace_mark()
+    report = trace.report()
+    me = threading.get_native_id()
+    (thread,) = (t for t in report.recording.threads if t.native_id == me)
+    marks = [t for t, kind in zip(thread.times_ns, thread.kinds, strict=True) if kind == Kind.MARK]
+    # The second is lost where the buffer was full before the call ended; the report says so.
+    span = report.span(me, marks[0], marks[1] if marks[1:] else report.recording.complete_until_ns)
+    if report.recording.gil_seen:
+        verdict = verdict_of(span.free_s, span.wall_s)
+    else:
+        verdict = "unknown" if report.recording.has_gil else "no GIL"
+    return Audit(
+        verdict=verdict,
+        free_fraction=span.free_s / span.wall_s if span.wall_s else 0.0,
+        **{name: getattr(span, name) for name in Span.__slots__},
+        result=result,
+        report=report,
+        collections_elsewhere=together(t.collections for t in report.threads if t.native_id != me),
+        extension=of_callable(fn) if span.longest_hold_s > LONG_HOLD_S else None,
+    )

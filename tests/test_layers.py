@@ -119,7 +119,7 @@ TRACING = [
     {"_segments"},
     {"_states", "_figures"},
     {"_by_name", "_collecting", "_holding"},
-    {"_numbers", "_text", "_timeline"},
+    {"_analysis", "_text", "_timeline"},
     {"_notebook", "_chrome"},
     {"_report"},
     {"_trace"},

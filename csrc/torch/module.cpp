@@ -4,8 +4,11 @@
 #include "gil_functions.h"
 #include "op_events.h"
 
+namespace torchgil::forward {
+void register_bindings(pybind11::module_& m);
+} // namespace torchgil::forward
+
 namespace torchgil {
-void register_forward(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
 void register_threads(pybind11::module_& m);
 } // namespace torchgil
@@ -13,7 +16,7 @@ void register_threads(pybind11::module_& m);
 PYBIND11_MODULE(_torch, m) {
   torchgil::find_gil_functions();
   torchgil::op_events::register_source();
-  torchgil::register_forward(m);
+  torchgil::forward::register_bindings(m);
   torchgil::register_ops(m);
   torchgil::register_threads(m);
 }

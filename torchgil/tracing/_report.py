@@ -12,9 +12,9 @@ from torchgil._files import write_whole
 from torchgil.tracing import _notebook as notebook
 from torchgil.tracing import _text as text
 from torchgil.tracing import _timeline as timeline
+from torchgil.tracing._analysis import figures_of, span_of
 from torchgil.tracing._chrome import chrome_trace
 from torchgil.tracing._figures import Figures, Span
-from torchgil.tracing._numbers import figures_of, span_of
 from torchgil.tracing._recording import Recording
 
 __all__ = ["Report", "build_report"]

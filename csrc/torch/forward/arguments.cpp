@@ -10,7 +10,7 @@
 #include <limits>
 #include <utility>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 namespace py = pybind11;
@@ -151,4 +151,4 @@ Arguments::Values Arguments::check(const py::sequence& flat) const {
   return values;
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

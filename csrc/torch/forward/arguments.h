@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// Checks what a caller gives against what was exported, while the GIL is
 /// held and before anything runs. Python fills it once, before the first call.
@@ -61,4 +61,4 @@ class Arguments {
   Program guards_;
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

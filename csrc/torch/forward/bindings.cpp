@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 namespace py = pybind11;
@@ -186,7 +186,7 @@ class PackageBinding : public Arguments {
 
 } // namespace
 
-void register_forward(py::module_& m) {
+void register_bindings(py::module_& m) {
   py::register_local_exception_translator([](std::exception_ptr thrown) {
     try {
       std::rethrow_exception(std::move(thrown));
@@ -218,4 +218,4 @@ void register_forward(py::module_& m) {
   m.def("forward_releases", [] { return releases; });
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

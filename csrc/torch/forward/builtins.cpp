@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 using c10::IValue;
@@ -322,4 +322,4 @@ Builtin find_builtin(std::string_view name) {
   return nullptr;
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

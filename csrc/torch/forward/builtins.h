@@ -8,7 +8,7 @@
 #include <initializer_list>
 #include <string_view>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// What a builtin is given; to read what is not there throws.
 class Args {
@@ -40,4 +40,4 @@ using Builtin = c10::IValue (*)(Args args);
 /// The builtin of that name, or nullptr.
 Builtin find_builtin(std::string_view name);
 
-} // namespace torchgil
+} // namespace torchgil::forward

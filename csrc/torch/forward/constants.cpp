@@ -13,7 +13,7 @@
 
 #include <string>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 namespace py = pybind11;
@@ -214,4 +214,4 @@ py::object to_python(const IValue& value) {
   return list;
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

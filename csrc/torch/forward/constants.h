@@ -5,7 +5,7 @@
 #include <ATen/core/jit_type.h>
 #include <torch/csrc/utils/pybind.h>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// Converts a Python value by the type an operator's schema gives it. Throws
 /// a TypeError that says what came where it does not fit.
@@ -26,4 +26,4 @@ int64_t to_int64(pybind11::handle value);
 /// GIL: held.
 pybind11::object to_python(const c10::IValue& value);
 
-} // namespace torchgil
+} // namespace torchgil::forward

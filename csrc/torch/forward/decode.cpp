@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 namespace py = pybind11;
@@ -177,4 +177,4 @@ Program::Code decode_code(
   return code;
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -8,7 +8,7 @@
 
 #include <string>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// One operand as torchgil/forward/_graph.py encodes it: (kind, payload).
 /// Constants are converted here, once, by the type of the schema's argument;
@@ -22,4 +22,4 @@ Operand decode_operand(
 Program::Code decode_code(
     const pybind11::list& encoded, Program& program, std::string& node);
 
-} // namespace torchgil
+} // namespace torchgil::forward

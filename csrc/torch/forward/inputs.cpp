@@ -6,7 +6,7 @@
 #include <limits>
 #include <sstream>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 // as Python has it: float32, not Float
@@ -122,4 +122,4 @@ void Sizes::check(const std::string& name, int64_t dimension, int64_t value) {
   }
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

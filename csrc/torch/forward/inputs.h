@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// A size that may change from call to call, within bounds.
 struct Dimension {
@@ -52,4 +52,4 @@ class Sizes {
   c10::SmallVector<Bound, 8> bound_;
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -15,7 +15,7 @@
 #include <string>
 #include <system_error>
 
-namespace torchgil::numbers {
+namespace torchgil::forward::numbers {
 namespace {
 
 using Kind = NumberError::Kind;
@@ -329,4 +329,4 @@ double checked(double argument, double result, bool can_overflow) {
   return result;
 }
 
-} // namespace torchgil::numbers
+} // namespace torchgil::forward::numbers

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// What Python raises for the same operation. The bindings make it of this.
 class NumberError : public std::runtime_error {
@@ -62,4 +62,4 @@ std::partial_ordering compare(int64_t a, double b);
 double checked(double argument, double result, bool can_overflow = false);
 
 } // namespace numbers
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -8,7 +8,7 @@
 
 #include <utility>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 // Tensors that stand for others, and the modes that make such of what operators
@@ -78,4 +78,4 @@ bool Package::complete() {
       !runner->extract_constants_map(/*use_inactive=*/false).empty();
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// Some models over one copy of the constants: as many calls as there are
 /// models run at once, further callers wait for one.
@@ -36,4 +36,4 @@ class Package {
   std::vector<c10::MemoryFormat> formats_; // empty: not known
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

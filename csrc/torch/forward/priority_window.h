@@ -8,7 +8,7 @@
 
 #include <optional>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// A ReleaseWindow that asks for the GIL at once when it ends, whether or not
 /// its thread has priority. Nothing happens where the interpreter's wait was
@@ -32,4 +32,4 @@ class PriorityWindow {
   bool with_priority_;
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

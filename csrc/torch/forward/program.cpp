@@ -16,7 +16,7 @@
 #include <optional>
 #include <utility>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 using c10::IValue;
@@ -324,4 +324,4 @@ std::vector<IValue> Program::run(
   return results;
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -15,7 +15,7 @@
 #include <variant>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// Where an instruction takes one argument from.
 struct Operand {
@@ -137,4 +137,4 @@ class Program {
   std::vector<Operand> outputs_;
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -11,7 +11,7 @@
 #include <sstream>
 #include <utility>
 
-namespace torchgil {
+namespace torchgil::forward {
 namespace {
 
 /// What a tensor's memory belongs to: its storage, the tensors that a
@@ -115,4 +115,4 @@ void Weights::add_memory(Memory& memory) const {
   }
 }
 
-} // namespace torchgil
+} // namespace torchgil::forward

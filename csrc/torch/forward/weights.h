@@ -10,7 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
-namespace torchgil {
+namespace torchgil::forward {
 
 /// What the memory of some tensors belongs to.
 class Memory {
@@ -50,4 +50,4 @@ class Weights {
   std::vector<Weight> weights_;
 };
 
-} // namespace torchgil
+} // namespace torchgil::forward

@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.zygote import Child, zygote
+from tests.support.zygote import Child, zygote
 
 pytest_plugins = ["tests.support.markers", "tests.support.retries"]
 

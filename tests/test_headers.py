@@ -8,8 +8,8 @@ import pytest
 
 import torchgil
 
-from .compiling import compile_extension, needs_compiler
 from .conftest import run_in_child
+from .support.compiling import compile_extension, needs_compiler
 
 pytestmark = needs_compiler
 

@@ -11,7 +11,7 @@ import pytest
 
 import torchgil
 
-from .compiling import needs_compiler
+from .support.compiling import needs_compiler
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,8 +10,8 @@ import pytest
 
 import torchgil
 
-from .compiling import compile_extension, needs_compiler
 from .conftest import run_in_child
+from .support.compiling import compile_extension, needs_compiler
 
 ROOT = Path(__file__).parent.parent
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."

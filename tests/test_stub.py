@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from tests import stub
+from tests.support import stub
 from torchgil._gil_half import C as GIL
 from torchgil._torch_half import C
 
@@ -89,7 +89,7 @@ def test_policies(policy):
 
 
 def test_the_ops_are_typed_as_their_schemas_are():
-    assert stub.PATH.read_text() == stub.written(), "python -m tests.stub writes the ops' lines anew"
+    assert stub.PATH.read_text() == stub.written(), "python -m tests.support.stub writes the ops' lines anew"
 
 
 @pytest.mark.parametrize("name", stub.op_names())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..compiling import needs_compiler
+from ..support.compiling import needs_compiler
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..compiling import compile_extension, needs_compiler
+from ..support.compiling import compile_extension, needs_compiler
 from .snippets import SNIPPETS, TUTORIAL, of, read, same, unit
 
 pytestmark = needs_compiler

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import torchgil
-from tests.unchanged import resident_bytes, unchanged
+from tests.support.unchanged import resident_bytes, unchanged
 
 POLICIES = [torchgil.released, torchgil.held, torchgil.adaptive, torch.ops.torchgil]
 

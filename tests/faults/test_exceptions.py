@@ -18,7 +18,7 @@ KINDS = {
 CODE = """
     import ctypes, functools, json, re, sys, threading, warnings
     import torch, torchgil
-    from tests.unchanged import unchanged
+    from tests.support.unchanged import unchanged
     warnings.simplefilter("ignore")
     small, huge = torch.ones(3), torch.ones(1).expand(1 << 50)
     good, bad = torch.tensor([1]), torch.tensor([9])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..compiling import needs_compiler
 from ..conftest import run_in_child
+from ..support.compiling import needs_compiler
 
 CODE = """
     import os, signal, sys, threading, time
     import torch, torchgil
-    from tests.unchanged import unchanged
+    from tests.support.unchanged import unchanged
 
     def interrupted(after_s):  # from another process: a thread of ours could not while the GIL is held
         parent = os.getpid()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.unchanged import unchanged
+from tests.support.unchanged import unchanged
 
 from ..conftest import run_in_child
 
@@ -44,7 +44,7 @@ def test_what_is_not_as_before_is_found(what):
     child = run_in_child(
         """
         import sys, threading
-        from tests.unchanged import unchanged
+        from tests.support.unchanged import unchanged
         latch = threading.Event()
         try:
             with unchanged(grown_mib=20, within_s=0.1):

@@ -22,7 +22,7 @@ def test_sixty_four_threads_with_small_stacks_on_one_processor():
         import os, threading
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         import torch, torchgil
-        from tests.unchanged import unchanged
+        from tests.support.unchanged import unchanged
         x = torch.ones(64, 64)
         policies = [torchgil.released, torchgil.held, torchgil.adaptive, torch.ops.torchgil]
         start, sums = threading.Barrier(64), []

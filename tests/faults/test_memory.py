@@ -11,7 +11,7 @@ TIMES = int(os.environ.get("TORCHGIL_STRESS_TIMES", "1"))
 
 CODE = """
     import sys, torch, torchgil
-    from tests.unchanged import unchanged
+    from tests.support.unchanged import unchanged
     times = int(sys.argv[1])
     torch.set_num_threads(1)
     x = torch.ones(4)

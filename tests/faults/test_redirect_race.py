@@ -24,7 +24,7 @@ SOURCE = """
 CODE = (
     SOURCE
     + """
-    from tests.unchanged import unchanged
+    from tests.support.unchanged import unchanged
     rounds = int(sys.argv[1])
     folder, ended, counts = os.environ["TMPDIR"], threading.Event(), [0, 0]
 

@@ -37,7 +37,7 @@ def test_forks_leave_the_parent_at_work_and_the_child_able():
         """
         import os, torch, torchgil
         from tests.faults.everything import at_work, uses_it_all
-        from tests.unchanged import unchanged
+        from tests.support.unchanged import unchanged
         with at_work():
             for _ in range(3):
                 if not (pid := os.fork()):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import torchgil
-from tests.compiling import compile_extension, needs_compiler
+from tests.support.compiling import compile_extension, needs_compiler
 from tests.tracing.loads import busy_in_python, threads
 
 SOURCE = r"""

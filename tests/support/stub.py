@@ -1,4 +1,4 @@
-"""Writes the ops' lines of torchgil/_torch.pyi anew from the built module's schemas: python -m tests.stub"""
+"""Writes the ops' lines of torchgil/_torch.pyi from the built module's schemas: python -m tests.support.stub"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from torchgil._torch_half import C
 
-PATH = Path(__file__).parent.parent / "torchgil" / "_torch.pyi"
+PATH = Path(__file__).parents[2] / "torchgil" / "_torch.pyi"
 # In the protocol of the policies: what is from the schemas. What follows it (wait) is no op.
 OPS = re.compile(r"(?<=under one GIL policy\.\"\"\"\n\n)(?:    def \w+\(self.*\n)+?(?=    def wait\()")
 IN_PYTHON = {"Tensor": "Tensor", "number": "complex", "float": "float", "int": "int", "bool": "bool"}

@@ -1,4 +1,4 @@
-"""Writes the ops' lines of torchgil/_torch.pyi from the built module's schemas: python -m tests.support.stub"""
+"""Writes the ops' lines of torchgil/_torch.pyi from the built schemas: python -m tests.support.stub"""
 
 from __future__ import annotations
 

@@ -408,3 +408,15 @@ def test_a_block_that_is_open_when_the_interpreter_ends(kept, make):
     # In an interpreter of its own: which of its objects are gone when the block is left is part of the case.
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+def test_gil_priority_decorates_without_parentheses():
+    @torchgil.gil_priority
+    def has(x):
+        return x, C.has_priority()
+
+    assert has(1) == (1, True)
+    assert has.__name__ == "has"
+    assert not C.has_priority()
+    with pytest.raises(TypeError, match="is a class"):
+        torchgil.gil_priority(dict)

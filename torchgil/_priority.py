@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from torchgil._gil_half import C
 from torchgil._setting import around
@@ -15,7 +15,11 @@ __all__ = ["GilPriority", "gil_priority", "priority_unavailable"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def gil_priority() -> GilPriority:
+@overload
+def gil_priority() -> GilPriority: ...
+@overload
+def gil_priority(function: F, /) -> F: ...
+def gil_priority(function: F | None = None, /) -> GilPriority | F:
     """The calling thread gets the GIL back at once inside the block.
 
     A thread that comes back from a release of the GIL, as after each eager op, and finds the GIL
@@ -39,8 +43,14 @@ def gil_priority() -> GilPriority:
     milliseconds; they stay redirected, and cost threads without priority some nanoseconds per
     release. After that a block costs less than a microsecond.
 
+    Args:
+        function: What to decorate, so that ``@torchgil.gil_priority`` needs no parentheses.
+
     Returns:
-        A context manager that is a decorator as well, and may be used again.
+        A context manager that is a decorator as well, and may be used again; or the decorated function.
+
+    Raises:
+        TypeError: function is an async generator function, a class, or cannot be called.
 
     Warns:
         RuntimeWarning: Once, where this platform or Python does not allow it; nothing is changed then.
@@ -50,13 +60,13 @@ def gil_priority() -> GilPriority:
     >>> with torchgil.gil_priority():
     ...     torch.ones(2) + torch.ones(2)
     tensor([2., 2.])
-    >>> @torchgil.gil_priority()
+    >>> @torchgil.gil_priority
     ... def step(x):
     ...     return x.relu()
     >>> step(torch.ones(2))
     tensor([1., 1.])
     """
-    return GilPriority()
+    return GilPriority() if function is None else GilPriority()(function)
 
 
 class GilPriority(C.PriorityBlocks):

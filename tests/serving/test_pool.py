@@ -8,6 +8,7 @@ import contextvars
 import gc
 import os
 import threading
+import time
 import warnings
 import weakref
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import torchgil
-from torchgil.serving._stats import quantile
+from torchgil._statistics import quantile
 
 CORES = torchgil.usable_cores()
 
@@ -329,3 +330,34 @@ def test_the_cores_are_shared_out_without_a_remainder(monkeypatch, cores, worker
 def test_a_number_far_over_any_machine_is_refused():
     with pytest.raises(ValueError, match="intra_op_threads must be at least 1 and at most 4096"):
         torchgil.ThreadPool(1, intra_op_threads=2**33)
+
+
+def test_max_workers_is_the_executors_name_for_workers() -> None:
+    with torchgil.ThreadPool(max_workers=2, intra_op_threads=1) as pool:
+        assert pool.stats().workers == 2
+    with pytest.raises(TypeError, match="workers and max_workers are one and the same"):
+        torchgil.ThreadPool(2, max_workers=2)
+    with pytest.raises(ValueError, match="workers"):
+        torchgil.ThreadPool(max_workers=0)
+
+
+def test_async_with_waits_for_the_calls_and_lets_the_loop_run() -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        async def ticks() -> None:
+            while "ended" not in done:
+                await asyncio.sleep(0.01)
+                done.append("tick")
+
+        ticking = asyncio.create_task(ticks())
+        async with torchgil.ThreadPool(1) as pool:
+            futures = [pool.submit(time.sleep, 0.1) for _ in range(3)]
+        assert all(future.done() for future in futures)
+        done.append("ended")
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.submit(time.sleep, 0)
+        await ticking
+
+    asyncio.run(main())
+    assert done.count("tick") > 5

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 import threading
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,3 +220,19 @@ def test_numpy_and_torch_results_come_back_as_they_are():
     x = np.ones(3)
     assert torchgil.audit(np.add, x, x).result.tolist() == [2, 2, 2]
     assert torch.equal(torchgil.audit(torch.add, torch.ones(2), 1).result, torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "async generator", "partial"])
+def test_a_coroutine_function_is_refused(kind: str) -> None:
+    async def coroutine() -> int:
+        return 1
+
+    async def generator() -> AsyncIterator[int]:
+        yield 1
+
+    fn: Any = {"coroutine": coroutine, "async generator": generator, "partial": functools.partial(coroutine)}[
+        kind
+    ]
+    with pytest.raises(TypeError, match=r"is a coroutine function, .* audit what runs it"):
+        torchgil.audit(fn)
+    assert torchgil.audit(lambda: asyncio.run(coroutine())).result == 1

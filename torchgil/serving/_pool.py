@@ -40,12 +40,13 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
     workers on four cores then run sixteen threads. Here each worker gets `cores // workers` of them, set and
     verified in the worker when it starts; the process's own default stays as it was.
 
-    Works wherever an executor does (`loop.run_in_executor`, `map`, `with`), and `await pool.run(fn, ...)`
+    Works wherever an executor does (`loop.run_in_executor`, `map`, `with`, `async with`), and `await pool.run(fn, ...)`
     does what `asyncio.to_thread` does. Workers are never daemon threads: at interpreter exit, calls that run
     or wait are finished first. A `with` block left by Ctrl-C cancels what waits and finishes what runs.
 
     Args:
         workers: Threads; by default the usable cores (affinity and cgroup quota).
+        max_workers: The same, by the name that the standard library's executors have for it.
         intra_op_threads: Threads one op may use in a worker; by default `max(1, cores // workers)`.
         inference_mode: True: each worker is under `torch.inference_mode()`.
         pin: True: worker i keeps to `intra_op_threads` cores of its own (Linux).
@@ -59,7 +60,7 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
     Raises:
         ValueError: `workers` or `intra_op_threads` below 1, or `pin=True` where the system cannot pin a
             thread.
-        TypeError: An argument is of another kind than it says here.
+        TypeError: An argument is of another kind than it says here, or `workers` and `max_workers` are given.
 
     Warns:
         RuntimeWarning: Once, here, where workers times intra-op threads exceeds the usable cores.
@@ -75,6 +76,7 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
         self,
         workers: int | None = None,
         *,
+        max_workers: int | None = None,
         intra_op_threads: int | None = None,
         inference_mode: bool = False,
         pin: bool = False,
@@ -83,6 +85,10 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
         initargs: tuple[Any, ...] = (),
         thread_name_prefix: str = "torchgil-worker",
     ) -> None:
+        if max_workers is not None:
+            if workers is not None:
+                raise TypeError("ThreadPool: workers and max_workers are one and the same; give one of them")
+            workers = max_workers
         cores = usable_cores()
         self._workers = _at_least_one("workers", cores if workers is None else workers)
         share = max(1, cores // self._workers)
@@ -260,6 +266,15 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
         except KeyboardInterrupt:
             self.shutdown(wait=False, cancel_futures=True)
             raise
+
+    async def __aenter__(self) -> ThreadPool:
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        """As `__exit__`, without blocking the event loop; where it is cancelled, the workers end by themselves."""
+        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
+        self.shutdown(wait=False, cancel_futures=interrupted)
+        await asyncio.get_running_loop().run_in_executor(None, self.shutdown)
 
 
 def _pass_on(future: Future[Any], call: Future[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,7 +88,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
     for the GIL back has a longer wall time, so judge a short call in a quiet process.
 
     Args:
-        fn: Anything callable.
+        fn: Anything callable, but no coroutine function: its call makes a coroutine, and its body runs later.
         *args: Its positional arguments.
         **kwargs: Its keyword arguments.
 
@@ -95,6 +97,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
 
     Raises:
         RuntimeError: A trace is running already.
+        TypeError: fn is a coroutine function or an async generator function.
         BaseException: Whatever fn raises, unchanged; the trace is taken down first.
 
     >>> import torchgil, zlib
@@ -103,6 +106,14 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
     >>> torchgil.audit(sorted, range(1_000_000)).verdict
     'holds'
     """
+    function = fn
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"audit: {getattr(function, '__qualname__', function)} is a coroutine function, whose call only makes a "
+            "coroutine: audit what runs it, as in torchgil.audit(lambda: asyncio.run(fn(...)))"
+        )
     trace = Trace(max_events=MAX_EVENTS)
     with trace:
         C.trace_mark()

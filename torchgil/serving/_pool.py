@@ -40,8 +40,8 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
     workers on four cores then run sixteen threads. Here each worker gets `cores // workers` of them, set and
     verified in the worker when it starts; the process's own default stays as it was.
 
-    Works wherever an executor does (`loop.run_in_executor`, `map`, `with`, `async with`), and `await pool.run(fn, ...)`
-    does what `asyncio.to_thread` does. Workers are never daemon threads: at interpreter exit, calls that run
+    Works wherever an executor does (`loop.run_in_executor`, `map`, `with`), and with `async with`, and
+    `await pool.run(fn, ...)` does what `asyncio.to_thread` does. Workers are never daemon threads: at interpreter exit, calls that run
     or wait are finished first. A `with` block left by Ctrl-C cancels what waits and finishes what runs.
 
     Args:
@@ -271,7 +271,7 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        """As `__exit__`, without blocking the event loop; where it is cancelled, the workers end by themselves."""
+        """As `__exit__`, without blocking the event loop. Cancelled, it leaves the workers to end alone."""
         interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
         self.shutdown(wait=False, cancel_futures=interrupted)
         await asyncio.get_running_loop().run_in_executor(None, self.shutdown)

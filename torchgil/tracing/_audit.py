@@ -111,8 +111,8 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
         function = function.func
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"audit: {getattr(function, '__qualname__', function)} is a coroutine function, whose call only makes a "
-            "coroutine: audit what runs it, as in torchgil.audit(lambda: asyncio.run(fn(...)))"
+            f"audit: {getattr(function, '__qualname__', function)} is a coroutine function, whose call only "
+            "makes a coroutine: audit what runs it, as in torchgil.audit(lambda: asyncio.run(fn(...)))"
         )
     trace = Trace(max_events=MAX_EVENTS)
     with trace:

@@ -87,7 +87,18 @@ MAY_BY_ITSELF = {
 
 # Low to high. A module imports from its own layer only its own package.
 LAYERS = [
-    {"_gil", "_torch", "_built_for", "_checks", "_files", "_formatting", "_headers", "_html", "_imports"},
+    {
+        "_gil",
+        "_torch",
+        "_built_for",
+        "_checks",
+        "_copies",
+        "_files",
+        "_formatting",
+        "_headers",
+        "_html",
+        "_imports",
+    },
     {"_setting", "_versions", "_version", "_gil_half", "_garbage", "_pictures", "_extension", "_statistics"},
     {"_torch_half", "_priority", "_wakeup"},
     {"_threads"},

@@ -64,6 +64,9 @@ class GilPriority(C.PriorityBlocks):
 
     __slots__ = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy has no open blocks
+
     def __enter__(self) -> None:
         _warn_once_if_unavailable()
         _enter(self)

@@ -33,6 +33,9 @@ class Setting(AbstractContextManager[None]):
         self._name = name
         self._block: _GeneratorContextManager[None] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._make, self._name)  # a copy has no open block
+
     def __enter__(self) -> None:
         if self._block is not None:
             raise RuntimeError(f"{self._name}: this block is open already; call it again for another")

@@ -77,7 +77,7 @@ def intra_op_threads(n: int) -> Setting:
     # 4096 is far over any machine's cores: more is a mistake, and would start as many threads.
     wanted = "an integer from 1 to 4096"
     n = whole("intra_op_threads: n", n, 1, 4096, wanted=wanted, kind=ValueError)
-    return Setting(lambda: _own_threads(n), f"torchgil.intra_op_threads({n})")
+    return Setting(functools.partial(_own_threads, n), f"torchgil.intra_op_threads({n})")
 
 
 def set_own_intra_op_threads(n: int) -> None:
@@ -187,7 +187,7 @@ def switch_interval(seconds: float) -> Setting:
     """
     wanted = "a number from 1e-6 to 1000"
     seconds = number("switch_interval: seconds", seconds, 1e-6, 1000, wanted=wanted, kind=ValueError)
-    return Setting(lambda: _intervals.block(seconds), f"torchgil.switch_interval({seconds:g})")
+    return Setting(functools.partial(_interval, seconds), f"torchgil.switch_interval({seconds:g})")
 
 
 def _set_switch_interval(seconds: float) -> None:
@@ -200,6 +200,10 @@ def _set_switch_interval(seconds: float) -> None:
 
 
 _intervals = Blocks(sys.getswitchinterval, _set_switch_interval, lambda: _switch_interval_lock)
+
+
+def _interval(seconds: float) -> _GeneratorContextManager[None]:
+    return _intervals.block(seconds)
 
 
 def usable_cores() -> int:

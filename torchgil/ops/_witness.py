@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torchgil._copies import NotCopied
 from torchgil._torch_half import C
 
 __all__ = ["KernelRecord", "witness"]
@@ -37,7 +38,7 @@ class KernelRecord:
     thread_id: int
 
 
-class witness:  # noqa: N801  (used as a function)
+class witness(NotCopied):  # noqa: N801  (used as a function)
     """Records each run of torchgil's kernels on every thread, as the kernel saw it.
 
     For tests and demonstrations: while it records, each kernel takes a lock. The

@@ -16,6 +16,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from typing import Any
 
 from torchgil._checks import flag, function, number, seconds_or_none, whole
+from torchgil._copies import NotCopied
 from torchgil._threads import set_own_intra_op_threads, usable_cores
 from torchgil.serving._collation import Collation
 from torchgil.serving._dispatch import Dispatcher
@@ -28,7 +29,7 @@ from torchgil.serving._stats import BatcherStats
 __all__ = ["Batcher", "BatcherClosed", "QueueFull"]
 
 
-class Batcher:
+class Batcher(NotCopied):
     """Calls `fn` on batches of requests and gives each caller its own rows of the result.
 
     A request is a tensor, or a pytree of tensors, with a leading row dimension. A batch is the concatenation

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from torchgil._checks import flag, function, number, text, whole
+from torchgil._copies import NotCopied
 from torchgil._priority import GilPriority
 from torchgil._threads import set_own_intra_op_threads, usable_cores
 from torchgil.serving._own_work import amid, handed_over, later, own_work
@@ -32,7 +33,7 @@ T = TypeVar("T")
 _thread = threading.local()  # keeps what a worker entered for as long as the worker lives
 
 
-class ThreadPool(ThreadPoolExecutor):
+class ThreadPool(NotCopied, ThreadPoolExecutor):
     """A `concurrent.futures.Executor` whose workers share the machine's cores instead of fighting over them.
 
     An op of PyTorch uses threads of its own, by default as many as there are cores, in each worker: four

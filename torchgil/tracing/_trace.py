@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torchgil._checks import flag, number, whole
+from torchgil._copies import NotCopied
 from torchgil._extension import of_op
 from torchgil._gil_half import C
 from torchgil._imports import unregistered
@@ -31,7 +32,7 @@ def has_gil() -> bool:
     return enabled is None or enabled()
 
 
-class Trace:
+class Trace(NotCopied):
     """A trace of the GIL; see `trace`. Use it as a context manager, once."""
 
     def __init__(

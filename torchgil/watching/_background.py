@@ -11,6 +11,7 @@ import warnings
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
+from torchgil._copies import NotCopied
 from torchgil._gil_half import C
 
 __all__ = ["Background", "changing"]
@@ -28,7 +29,7 @@ S = TypeVar("S", bound=Session)
 B = TypeVar("B", bound="Background[Any]")
 
 
-class Background(Generic[S]):
+class Background(NotCopied, Generic[S]):
     """Something that watches the GIL from native threads while it runs."""
 
     _session: S | None = None

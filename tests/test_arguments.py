@@ -112,7 +112,11 @@ CASES = [
     ),
     (torchgil.intra_op_threads, "intra_op_threads: n", [*NO_COUNT, 4097]),
     (torchgil.switch_interval, "switch_interval: seconds", [*NO_NUMBER, 0, -1, NAN, INF, 1e-9, 1e9, 10**400]),
-    (torchgil.set_adaptive_threshold, "set_adaptive_threshold: seconds", [*NO_NUMBER, -1, NAN, -INF]),
+    (
+        torchgil.set_adaptive_threshold,
+        "set_adaptive_threshold: seconds",
+        [*NO_NUMBER, -1, NAN, -INF, 10**400],
+    ),
 ]
 
 
@@ -125,6 +129,14 @@ def test_a_wrong_argument_is_refused_by_name_when_it_is_given(call, argument, wr
     name = argument.split(": ")[1]
     with pytest.raises((TypeError, ValueError), match=f"^{argument} must"):
         call(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    "call", [torchgil.set_adaptive_threshold, torchgil.GilMonitor, torchgil.intra_op_threads]
+)
+def test_a_number_that_python_does_not_write_is_refused_all_the_same(call):
+    with pytest.raises(ValueError, match=r"must be .*, got something of type int$"):
+        call(10**5000)
 
 
 def test_an_executor_of_processes_is_refused():

@@ -226,6 +226,9 @@ def test_wrong_arguments_are_errors_that_say_what_is_right(run) -> None:  # type
         ("max_gil_hold", "seconds must be one number from 0, in seconds"),
         ("max_gil_hold(-1)", "seconds must be one number from 0, in seconds"),
         ("max_gil_hold(None)", "seconds must be one number from 0, in seconds"),
+        ("max_gil_hold(10**400)", "seconds must be one number from 0, in seconds"),
+        ("max_gil_hold(10**5000)", "seconds must be one number from 0, in seconds"),
+        ("releases_gil(min_free=10**400)", "min_free must be one number from 0 to 1"),
         ("max_gil_hold(True)", "seconds must be one number from 0, in seconds"),
     ]
     code = "import pytest\n" + "\n".join(
@@ -264,6 +267,46 @@ def test_the_fixture_audits_a_part_of_a_test(run) -> None:  # type: ignore[no-un
     result.stdout.fnmatch_lines(["*gil_audit cannot be used in a test marked releases_gil or max_gil_hold*"])
     rows = re.findall(r"::test_part (\S+) +(holds|releases)", result.stdout.str())
     assert [verdict for _, verdict in rows] == ["holds", "releases", "releases"]
+
+
+def test_audits_of_fixtures_are_reported_and_those_of_each_run_of_a_test_once(run, pytester) -> None:  # type: ignore[no-untyped-def]
+    # As pytest-rerunfailures does it.
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2 if "again" in item.name else 1):
+                for report in runtestprotocol(item, nextitem=nextitem, log=False):
+                    item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """
+    )
+    result = run(
+        """
+        import pytest
+
+        def before(): pass
+        def inside(): pass
+        def after(): pass
+
+        @pytest.fixture
+        def audited(gil_audit):
+            gil_audit(before)
+            yield
+            gil_audit(after)
+
+        def test_fixture(audited): pass
+
+        def test_again(gil_audit, audited):
+            gil_audit(inside)
+        """,
+        "--gil-report",
+    )
+    rows = re.findall(r"::(test_\w+) (\w+) ", result.stdout.str())
+    once = [("test_fixture", "after"), ("test_fixture", "before")]
+    again = [("test_again", what) for what in ("after", "after", "before", "before", "inside", "inside")]
+    assert sorted(rows) == sorted(once + again)
 
 
 @pytest.mark.parametrize("marker", ["releases_gil", "max_gil_hold(0.01)"])

@@ -8,7 +8,15 @@ import numbers
 import operator
 from typing import Any
 
-__all__ = ["flag", "function", "number", "seconds_or_none", "text", "whole"]
+__all__ = ["flag", "function", "number", "seconds_or_none", "shown", "text", "whole"]
+
+
+def shown(value: Any) -> str:
+    """Its repr, or where it has none, such as an int of 5,000 digits, what it is."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"something of type {type(value).__name__}"
 
 
 def whole(
@@ -35,7 +43,7 @@ def whole(
             return found
     except TypeError:
         error = kind
-    raise error(f"{what} must be {wanted}, got {value!r}")
+    raise error(f"{what} must be {wanted}, got {shown(value)}")
 
 
 def number(
@@ -52,7 +60,7 @@ def number(
             found = math.nan
         if low <= found <= high:  # not of NaN
             return found
-    raise error(f"{what} must be {wanted}, got {value!r}")
+    raise error(f"{what} must be {wanted}, got {shown(value)}")
 
 
 def seconds_or_none(what: str, value: Any) -> float | None:
@@ -65,7 +73,7 @@ def flag(what: str, value: Any) -> bool:
     """`value` as a bool; 0 and 1 are, and other things are a mistake: "no" would count as True."""
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise TypeError(f"{what} must be True or False, got {value!r}")
+    raise TypeError(f"{what} must be True or False, got {shown(value)}")
 
 
 def text(what: str, value: Any) -> str:
@@ -76,11 +84,11 @@ def text(what: str, value: Any) -> str:
         ValueError: It has half of a surrogate pair in it.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a str, got {value!r}")
+        raise TypeError(f"{what} must be a str, got {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} must be text that can be written as UTF-8, got {value!r}") from error
+        raise ValueError(f"{what} must be text that can be written as UTF-8, got {shown(value)}") from error
     return value
 
 

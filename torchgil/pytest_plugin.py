@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from torchgil._checks import number, shown
+
 if TYPE_CHECKING:
     from torchgil.tracing import Audit
     from torchgil.watching import LongHold
@@ -115,14 +117,14 @@ def _number(mark: pytest.Mark, name: str, default: float | None, at_most: float)
     """The one argument of a marker; a wrong one is an error of the test's set-up."""
     given = [*mark.args, *([mark.kwargs[name]] if name in mark.kwargs else [])]
     value = given[0] if given else default
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= at_most
-    if len(given) > 1 or mark.kwargs.keys() - {name} or not usable:
-        arguments = ", ".join([*map(repr, mark.args), *(f"{k}={v!r}" for k, v in mark.kwargs.items())])
-        upper = f" to {at_most:g}" if at_most < math.inf else ", in seconds"
-        pytest.fail(
-            f"@pytest.mark.{mark.name}({arguments}): {name} must be one number from 0{upper}", pytrace=False
-        )
-    return float(value)  # type: ignore[arg-type]
+    wanted = f"one number from 0{f' to {at_most:g}' if at_most < math.inf else ', in seconds'}"
+    try:
+        if not (len(given) > 1 or mark.kwargs.keys() - {name}):
+            return number(name, value, 0, at_most, wanted=wanted)
+    except (TypeError, ValueError):
+        pass
+    arguments = ", ".join([*map(shown, mark.args), *(f"{k}={shown(v)}" for k, v in mark.kwargs.items())])
+    pytest.fail(f"@pytest.mark.{mark.name}({arguments}): {name} must be {wanted}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -232,9 +234,11 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if call.when == "call" and _audits in item.stash:
+    audits = item.stash.get(_audits, None)
+    if audits:  # of the set-up, the call or the teardown, each in its own report: a test may run again
         # An attribute of plain data: xdist carries it from its workers.
-        report.gil_audits = item.stash[_audits]  # type: ignore[attr-defined]
+        report.gil_audits = audits  # type: ignore[attr-defined]
+        del item.stash[_audits]
     return report
 
 

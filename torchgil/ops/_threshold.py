@@ -6,10 +6,11 @@ another thread is busy in Python. For work of microseconds that is a bad bargain
 
 from __future__ import annotations
 
-import numbers
+import math
 import os
 import warnings
 
+from torchgil._checks import number
 from torchgil._torch_half import C
 
 __all__ = ["adaptive_threshold", "set_adaptive_threshold"]
@@ -49,9 +50,8 @@ def set_adaptive_threshold(seconds: float) -> None:
     0.001
     >>> torchgil.set_adaptive_threshold(before)
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
-        raise TypeError(f"set_adaptive_threshold: seconds must be a number, got {seconds!r}")
-    C.set_adaptive_threshold(float(seconds))
+    wanted = "a number, 0 or more"
+    C.set_adaptive_threshold(number("set_adaptive_threshold: seconds", seconds, 0, math.inf, wanted=wanted))
 
 
 def _threshold_from_environment() -> None:

@@ -131,14 +131,16 @@ def test_a_report_that_finds_the_disk_full_leaves_the_file_that_was_there(tmp_pa
 
 
 @linux
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 a sub-interpreter shares the GIL")
-def test_an_interpreter_with_a_gil_of_its_own_is_refused():
+@pytest.mark.parametrize("before", ["", "import torchgil._gil"], ids=["first there", "also in the main one"])
+def test_another_interpreter_is_refused(before):
     child = run_in_child(
         """
+        import sys
         try:
             import _interpreters as interpreters
         except ImportError:
             import _xxsubinterpreters as interpreters
+        exec(sys.argv[1])
         made = interpreters.create()
         code = '''
         import torchgil  # what needs no extension works there
@@ -150,7 +152,9 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused():
         '''
         import textwrap
         print(interpreters.run_string(made, textwrap.dedent(code)))
-        """
+        """,
+        before,
+        fresh=True,
     )
     refusal = r"module (torchgil\.)?_gil does not support loading in subinterpreters"
     assert re.fullmatch(rf"imported\n{refusal}\nNone\n", child.stdout), child

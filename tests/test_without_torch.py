@@ -161,6 +161,39 @@ def test_where_torch_is_another_than_the_one_built_for_the_trace_says_what_it_do
     assert "torch's ops were not recorded: torchgil was built for torch 1.2.3 but torch" in child.stdout
 
 
+@pytest.mark.parametrize(
+    ("torch", "said"),
+    [
+        ("", "none (not a version of torch: 'None'): "),
+        ("__version__ = 'git-abc'", "none (not a version of torch: 'git-abc'): "),
+        (None, "none (not a version of torch: 'None'): ["),
+        ("raise OSError('libcudart.so: no such file')", "imported here (libcudart.so: no such file)"),
+    ],
+    ids=["a stub", "an odd version", "a folder", "a broken one"],
+)
+def test_what_is_torch_by_name_alone(torch, said, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    if torch is None:
+        (tmp_path / "torch").mkdir()
+    else:
+        (tmp_path / "torch.py").write_text(torch)
+    code = f"""
+        import sys
+        sys.path = [{str(tmp_path)!r}] + [p for p in sys.path if "site-packages" not in p]
+        import torchgil
+        try:
+            import torch  # no error of ours
+        except OSError:
+            pass
+        for use in (lambda: torchgil.ThreadPool, lambda: torchgil.intra_op_threads(1).__enter__()):
+            try:
+                use()
+            except ImportError as error:
+                print(error)
+        """
+    lines = run_in_child(code, fresh=True).stdout.splitlines()
+    assert [said in line for line in lines] == [True, True], lines
+
+
 def test_ops_are_attributed_where_torch_is_imported_within_the_trace() -> None:
     run_in_child(
         """

@@ -7,6 +7,7 @@ and changes nothing.
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import os
 import sys
@@ -119,6 +120,7 @@ def set_own_intra_op_threads(n: int) -> None:
 
 
 def _own_number() -> int:
+    importlib.import_module("torchgil._torch_half")  # says what is missing, where there is no torch
     import torch
 
     return torch.get_num_threads()

@@ -19,25 +19,33 @@ def misfit() -> str | None:
     wanted = built_for()
     try:
         import torch
-    except ImportError as error:
+    except Exception as error:  # a broken one raises OSError, or anything
         return (
             f"this part of torchgil needs torch, which cannot be imported here ({error}): install torch, "
             f"then, in torchgil's source folder: {REBUILD}"
         )
-    if message := objection(torch.__version__):
+    version = str(getattr(torch, "__version__", None))
+    try:
+        message = objection(version)
+    except ValueError as error:  # a stub for tests, or a folder of that name
+        found = getattr(torch, "__file__", None) or [*getattr(torch, "__path__", [])]
+        return (
+            f"this part of torchgil needs torch, and what is imported by that name is none ({error}): {found}"
+        )
+    if message:
         return message
     if wanted is None:
         return (
             "this part of torchgil needs torch, and torchgil was built without it: build it again where "
             f"torch is installed, in its source folder: {REBUILD}"
         )
-    installed = torch.__version__.split("+")[0]
+    installed = version.split("+")[0]
     if installed != wanted:
         return (
             f"torchgil was built for torch {wanted} but torch {installed} is installed; "
             f"rebuild it, in its source folder: {REBUILD}"
         )
-    if message := untried(torch.__version__):
+    if message := untried(version):
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     return None
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ def torch_version(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, s
         ),
         ("raise ImportError('No module named torch')", "there is no torch here: No module named torch", 0),
         ("import os; os.abort()", "a process that imports torch ended with exit code -6", 0),
+        ("raise OSError('no libc10')", "ended with exit code 1: OSError: no libc10", 0),
     ],
     indirect=["torch_version"],
 )
@@ -169,6 +171,42 @@ def test_another_torch_or_none_is_said_and_the_rest_looked_at(
     assert child.exit_code == exit_code, str(child)
     assert says in child.stdout
     assert re.search(r"seen here +releases and acquires of the GIL\nseen here +long holds", child.stdout)
+
+
+RUDE = """
+    import atexit, os, subprocess, sys
+    sys.stdout.write("hello ")
+    for stream in sys.stdout, sys.stderr:
+        stream.buffer.write(b"\\xff")
+    atexit.register(print, "5")
+    subprocess.Popen(["sleep", "5"])
+    os.close(1)
+    sys.stdout = None
+    raise ImportError("only rude")
+"""
+
+
+def test_what_torch_does_to_the_streams_hides_no_facts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(textwrap.dedent(RUDE))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert torch_facts.ask()["torch_error"] == "there is no torch here: only rude"
+
+
+def test_torch_is_looked_for_where_this_process_would_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('that of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    assert torch_facts.ask()["torch"] == torch.__version__
+
+
+def test_a_torch_that_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("import time; time.sleep(60)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch_facts, "_LIMIT_S", 2)
+    assert torch_facts.ask()["torch_error"] == "torch could not be looked at: it took more than 2 s"
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,7 +197,7 @@ def render(facts: dict[str, Any]) -> str:
     interval = duration(facts["switch_interval_s"])
     threads = f"{facts['intra_op_threads']} intra-op, {facts['inter_op_threads']} inter-op"
     lines = [
-        ("torch", facts["torch"] or "not installed"),
+        ("torch", facts["torch"] or "none that can be imported"),
         ("Python", f"{facts['python']}, {'with the GIL' if facts['gil'] else 'without a GIL'}"),
         ("machine", f"{facts['machine']}, {facts['cpu']}"),
         ("cores", cores),

@@ -9,27 +9,49 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ask", "openmp_runtimes"]
+from torchgil._files import write_whole
+
+__all__ = ["ask", "openmp_runtimes", "tell"]
 
 _LIMIT_S = 120  # an import of torch takes a second or two
 
 
+# Found as here: `-m` would look in the current folder first, where a source tree of torch may lie.
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from torchgil.cli import torch_facts
+torch_facts.tell(sys.argv[2])
+"""
+
+
 def ask() -> dict[str, Any]:
     """The facts, from a child; "torch_error": why there are none, or why torchgil cannot use that torch."""
-    command = [sys.executable, "-W", "ignore", "-m", __name__]
-    try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {**_NOTHING, "torch_error": f"torch could not be looked at: {error}"}
-    try:
-        return {**_NOTHING, **json.loads(child.stdout.splitlines()[-1])}
-    except (IndexError, ValueError):
-        last = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        why = f"a process that imports torch ended with exit code {child.returncode}: {last}"
-        return {**_NOTHING, "torch_error": why}
+    # Told in a file: what is imported may write to the streams, close them, or leave a process that has them.
+    with tempfile.TemporaryDirectory() as folder:
+        told, said = Path(folder) / "told", Path(folder) / "said"
+        command = [sys.executable, "-W", "ignore", "-c", _CHILD, json.dumps(sys.path), str(told)]
+        quiet = subprocess.DEVNULL
+        try:
+            with said.open("wb") as stderr:
+                child = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=stderr, timeout=_LIMIT_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = f"it took more than {_LIMIT_S} s" if isinstance(error, subprocess.TimeoutExpired) else error
+            return {**_NOTHING, "torch_error": f"torch could not be looked at: {why}"}
+        if told.exists():
+            return {**_NOTHING, **json.loads(told.read_text())}
+        last = (said.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    why = f"a process that imports torch ended with exit code {child.returncode}: {last}"
+    return {**_NOTHING, "torch_error": why}
+
+
+def tell(path: str) -> None:
+    """Writes the facts of this process there, all of them or none."""
+    write_whole(path, json.dumps(look()))
 
 
 _NOTHING: dict[str, Any] = {
@@ -79,7 +101,3 @@ def openmp_runtimes(maps: str) -> list[str]:
     ['/usr/lib/libgomp.so.1.0.0']
     """
     return sorted(set(re.findall(r"\s(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so[^/\s]*)", maps)))
-
-
-if __name__ == "__main__":
-    print(json.dumps(look()))

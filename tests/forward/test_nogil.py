@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import threading
 import weakref
 from typing import Any
 
@@ -221,6 +222,26 @@ def test_copies_give_the_same_bits(name: str, how: str) -> None:
     assert repr(other).split("dynamic")[0] == repr(forward).split("dynamic")[0]
     with pytest.raises((TypeError, ValueError), match="nogil"):
         other(torch.ones(1, 1, 1, 1), *args[1:], **kwargs)
+
+
+LOCK = threading.Lock()
+
+
+class OwnDefaults(torch.nn.Module):
+    def forward(self, x, scale=2.0, then=lambda x: x, lock=LOCK):
+        return then(x * scale)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
+def test_defaults_that_cannot_be_pickled_stay_behind(how) -> None:
+    x = torch.randn(2)
+    forward = torchgil.nogil(OwnDefaults(), (x,))
+    other = how(forward)
+    assert_same(forward(x, lock=LOCK), 2 * x)
+    assert_same(other(x), 2 * x)
+    assert_same(other(x, scale=2.0), 2 * x)
+    with pytest.raises(TypeError, match="argument 'then' was not exported"):
+        other(x, then=torch.relu)
 
 
 def test_a_copy_has_weights_of_its_own_where_it_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import warnings
@@ -18,7 +19,7 @@ from torchgil.forward._instructions import plan
 from torchgil.forward._machine import devices
 from torchgil.forward._operands import Constant, Plan
 from torchgil.forward._options import check_cache_dir, check_dynamic_shapes, check_runners
-from torchgil.forward._structure import Arguments, Results
+from torchgil.forward._structure import Arguments, Results, to_pickle
 from torchgil.forward._weights import Watch, weight_of
 
 if TYPE_CHECKING:
@@ -183,10 +184,16 @@ class GraphForward:
     def __copy__(self) -> GraphForward:
         return self  # nothing in it ever changes
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphForward:
+        # With the signature's own defaults, which never change and need not be pickled.
+        shapes = copy.deepcopy(self._dynamic_shapes, memo)
+        return _load(save(self.exported_program), shapes, self._signature, self._graph.gil_priority)
+
     def __reduce__(self) -> tuple[Any, ...]:
+        signature = self._signature and to_pickle(self._signature)
         return (
             _load,
-            (save(self.exported_program), self._dynamic_shapes, self._signature, self._graph.gil_priority),
+            (save(self.exported_program), self._dynamic_shapes, signature, self._graph.gil_priority),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -13,9 +14,30 @@ import torch.utils._pytree as pytree
 from torchgil.forward._sources import Path, by_parameter, parameters_of
 from torchgil.forward._torch_compat import children
 
-__all__ = ["Arguments", "Results", "leaf_names"]
+__all__ = ["Arguments", "NotPickled", "Results", "leaf_names", "to_pickle"]
 
 _DICTS: Final = (dict, OrderedDict, defaultdict)
+
+
+class NotPickled:
+    """Stands for a parameter's default that cannot be pickled: the copy takes none there."""
+
+
+def to_pickle(signature: inspect.Signature) -> inspect.Signature:
+    """The signature less the defaults that cannot be pickled, such as a lambda."""
+    return signature.replace(
+        parameters=[
+            p if _pickles(p.default) else p.replace(default=NotPickled) for p in signature.parameters.values()
+        ]
+    )
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever its own way to be pickled raises
+        return False
+    return True
 
 
 class Arguments:
@@ -81,7 +103,7 @@ class Arguments:
             defaults = {
                 (name,): parameter.default
                 for name, parameter in self._signature.parameters.items()
-                if parameter.default is not inspect.Parameter.empty
+                if not any(parameter.default is none for none in (inspect.Parameter.empty, NotPickled))
             }
         else:
             if len(args) > self._count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["duration", "shortened", "table"]
+__all__ = ["duration", "one_line", "shortened", "table"]
 
 
 def duration(seconds: float) -> str:
@@ -24,7 +24,8 @@ def duration(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first aligned left and the others right."""
+    """Columns of text, the first aligned left and the others right; each row is a line."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = []
     for row in (head, *rows):
@@ -34,10 +35,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def one_line(name: str) -> str:
+    """A name as one can print it within a line, whatever a program has put into it.
+
+    >>> print(one_line("a thread\\nof two lines"))
+    a thread\\nof two lines
+    """
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
 def shortened(name: str, width: int = 44) -> str:
     """A name that fits into a column.
 
     >>> shortened("a" * 50, 8)
     'aaaaa...'
     """
+    name = one_line(name)
     return name if len(name) <= width else name[: width - 3] + "..."

@@ -181,7 +181,7 @@ def _remember(item: pytest.Item, what: str, record: Audit[Any]) -> None:
 def _judge(record: Audit[Any], holds: list[LongHold], limits: _Limits) -> None:
     if record.verdict == "no GIL":
         return  # nothing can hold it
-    from torchgil._formatting import duration
+    from torchgil._formatting import duration, one_line
 
     if record.verdict == "unknown":
         _fail("what it did to the GIL cannot be seen here", record, holds)
@@ -193,12 +193,9 @@ def _judge(record: Audit[Any], holds: list[LongHold], limits: _Limits) -> None:
             holds,
         )
     longest_s, name = _longest_hold(record)
+    held = f"{one_line(name)} held the GIL for {duration(longest_s)} in one go"
     if limits.max_hold_s is not None and longest_s > limits.max_hold_s:
-        _fail(
-            f"max_gil_hold({limits.max_hold_s:g}): {name} held the GIL for {duration(longest_s)} in one go",
-            record,
-            holds,
-        )
+        _fail(f"max_gil_hold({limits.max_hold_s:g}): {held}", record, holds)
 
 
 def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
@@ -209,7 +206,7 @@ def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
 
 
 def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
-    from torchgil._formatting import duration
+    from torchgil._formatting import duration, one_line
 
     ops = heapq.nlargest(3, (op for op in record.report.ops if op.held_s > 0), key=lambda op: op.held_s)
     lines = [f"line {hold}" for hold in sorted(holds, key=lambda hold: -hold.duration_s)]
@@ -220,8 +217,8 @@ def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
         why,
         str(record),
         *(
-            f"op {op.name}: {op.calls} call{'s' if op.calls > 1 else ''}, held {duration(op.held_s)} "
-            f"of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"
+            f"op {one_line(op.name)}: {op.calls} call{'s' if op.calls > 1 else ''}, "
+            f"held {duration(op.held_s)} of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"
             for op in ops
         ),
         *lines[:3],

@@ -119,11 +119,11 @@ def _watching(limit_s: float | None) -> Iterator[list[LongHold]]:
 
 
 def _culprits(report: Report, long_holds: list[LongHold], limit_s: float) -> list[str]:
-    from torchgil._formatting import duration
+    from torchgil._formatting import duration, one_line
     from torchgil.tracing._text import COMPILED_REGION
 
     ops = [
-        f"{op.name}: up to {duration(op.longest_hold_s)}, "
+        f"{one_line(op.name)}: up to {duration(op.longest_hold_s)}, "
         f"{op.calls_held} of {op.calls} calls entered with the GIL held"
         for op in report.ops
         if op.longest_hold_s >= limit_s and (not op.user_scope or op.name.startswith(COMPILED_REGION))

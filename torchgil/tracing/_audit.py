@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from torchgil import _html as html
 from torchgil._extension import Extension, of_callable
-from torchgil._formatting import duration
+from torchgil._formatting import duration, one_line
 from torchgil._garbage import COLLECTION_MEND, NO_COLLECTIONS, Collections, collections
 from torchgil._gil_half import C
 from torchgil.tracing._collecting import together
@@ -49,7 +49,7 @@ class Audit(Span, Generic[T]):
         ]
         lines += self._collected()
         lines += [f"it ran {self.extension}"] if self.extension else []
-        lines += [f"note: {note}" for note in self.report.notes]
+        lines += [f"note: {one_line(note)}" for note in self.report.notes]
         return "\n".join(lines)
 
     def _collected(self) -> list[str]:

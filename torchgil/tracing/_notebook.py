@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from torchgil._formatting import duration, shortened
+from torchgil._formatting import duration, one_line, shortened
 from torchgil._html import page, paragraph, table
 from torchgil.tracing import _text as text
 from torchgil.tracing import _timeline as timeline
@@ -30,7 +30,7 @@ def report(figures: Figures, *, top: int = 15) -> str:
         parts.append(paragraph(f"({len(figures.ops) - top} more ops)"))
     parts += [paragraph(line)] if (line := text.collections_line(figures)) else []
     parts += [paragraph(f"hint: {hint}") for hint in text.hints(figures)]
-    parts += [paragraph(f"note: {note}") for note in figures.notes]
+    parts += [paragraph(f"note: {one_line(note)}") for note in figures.notes]
     return page(*parts)
 
 

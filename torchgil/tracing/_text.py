@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchgil._formatting import duration, shortened, table
+from torchgil._formatting import duration, one_line, shortened, table
 from torchgil._garbage import COLLECTION_MEND, collections
 from torchgil.tracing._figures import LONG_HOLD_S, Figures
 
@@ -38,7 +38,7 @@ def collections_line(report: Figures) -> str:
         return ""
     longest = max(report.threads, key=lambda t: t.collections.longest_s)
     held = duration(report.collections.held_s)
-    return f"{collections(report.collections)} (in {longest.name}); {held} with the GIL held"
+    return f"{collections(report.collections)} (in {one_line(longest.name)}); {held} with the GIL held"
 
 
 def thread_table(report: Figures) -> Table:
@@ -88,7 +88,7 @@ def render(report: Figures, *, top: int = 15) -> str:
             parts[-1] += f"\n({len(report.ops) - top} more ops)"
     parts += [line] if (line := collections_line(report)) else []
     parts += [f"hint: {hint}" for hint in hints(report)]
-    parts += [f"note: {note}" for note in report.notes]
+    parts += [f"note: {one_line(note)}" for note in report.notes]
     return "\n\n".join(parts)
 
 
@@ -96,7 +96,7 @@ def hints(report: Figures) -> tuple[str, ...]:
     """What the numbers call for; nothing where they call for nothing."""
     if not report.recording.gil_seen:
         return ()
-    return (*_waiting(report), *_holding(report), *_collecting(report))
+    return tuple(map(one_line, (*_waiting(report), *_holding(report), *_collecting(report))))
 
 
 _KNOCKER = "torchgil-knock"  # the watchdog's thread that asks for the GIL: how long it waits is no find

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchgil._checks import number
-from torchgil._formatting import duration
+from torchgil._formatting import duration, one_line
 from torchgil._garbage import COLLECTION_MEND
 from torchgil._gil_half import C
 from torchgil.watching import _thread_life as thread_life
@@ -84,11 +84,12 @@ class MonitorStats:
             f"the GIL was held {100 * self.held_share:.1f} % (+- {100 * self.standard_error:.1f}) of "
             f"{duration(self.seconds)}, by {self.looks} looks"
         ]
-        width = max(map(len, self.threads), default=0)
-        lines += [f"  {name:{width}}  {100 * share:5.1f} %" for name, share in self.threads.items()]
+        shares = [(one_line(name), share) for name, share in self.threads.items()]
+        width = max((len(name) for name, _ in shares), default=0)
+        lines += [f"  {name:{width}}  {100 * share:5.1f} %" for name, share in shares]
         if self.collecting_share:
             mend = f": {COLLECTION_MEND}" if self.collecting_share >= _WORTH_MENDING else ""
-            who = ", ".join(self.collecting_threads)
+            who = ", ".join(map(one_line, self.collecting_threads))
             lines.append(f"garbage collections had {100 * self.collecting_share:.1f} % of it ({who}){mend}")
         return "\n".join(lines)
 

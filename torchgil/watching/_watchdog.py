@@ -25,6 +25,7 @@ from torchgil import _extension as extension
 from torchgil import _html as html
 from torchgil._checks import function, number, whole
 from torchgil._extension import Extension
+from torchgil._formatting import one_line
 from torchgil._garbage import COLLECTION_MEND, NO_COLLECTIONS, Collections, collections
 from torchgil._gil_half import C
 from torchgil.watching import _thread_life as thread_life
@@ -107,7 +108,7 @@ class LongHold:
         return extension.of_line(self.filename, self.lineno) if self.exact else None
 
     def __str__(self) -> str:
-        held = f"{self.thread_name} held the GIL for {self.duration_s * 1e3:.1f} ms"
+        held = f"{one_line(self.thread_name)} held the GIL for {self.duration_s * 1e3:.1f} ms"
         if self.collections.wall_s >= _WORTH_SAYING * self.duration_s:
             held += f" ({collections(self.collections)})"
         if not self.stack:
@@ -116,7 +117,7 @@ class LongHold:
         caller = self.caller
         via = f", called from {caller.filename}:{caller.lineno} in {caller.name}" if caller else ""
         source = (caller or self.stack[-1]).line
-        place = f"{self.filename}:{self.lineno} in {self.function}{via}"
+        place = one_line(f"{self.filename}:{self.lineno} in {self.function}{via}")
         ran_in = self.extension
         return (
             f"{held} {at} {place}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 import torchgil
 from tests.conftest import in_threads, run_in_child
+from tests.serving.amid import At
 from tests.tracing.loads import busy_in_python, threads
 from tests.tracing.test_watchdog_life import native_thread_names
 from torchgil import held, released
@@ -223,3 +225,49 @@ def test_survives_fork() -> None:
         """,
         timeout=100,
     )
+
+
+class Looked:
+    """A native monitor that finds the GIL held by one thread in nine of ten looks."""
+
+    def __init__(self) -> None:
+        self.takes = 0
+
+    def take(self) -> tuple[int, float, list[tuple[str, int, int]]]:
+        self.takes += 1
+        return 10, 1.0, [("engine", 9, 3)]
+
+    def reset(self) -> None:
+        pass
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", ["reset", "stats", "Ctrl-C"])
+def test_a_handler_at_any_step_of_stats_leaves_the_numbers_whole(what: str) -> None:
+    def check(stats: MonitorStats, looks: set[int]) -> None:
+        assert stats.looks in looks
+        assert (stats.held_share, stats.collecting_share) == (pytest.approx(0.9), pytest.approx(0.3))
+        assert stats.seconds == stats.looks / 10
+
+    for step in itertools.count(1):
+        with torchgil.GilMonitor(60) as monitor:
+            pass
+        session = monitor._last
+        session._monitor = native = Looked()
+        monitor.stats()
+        act = {"reset": monitor.reset, "stats": monitor.stats, "Ctrl-C": interrupt}[what]
+        at = At(step, act)
+        try:
+            during = at.run(monitor.stats)
+        except KeyboardInterrupt:
+            assert what == "Ctrl-C"
+        else:
+            check(during, {10, 20, 30})
+        if not at.done:
+            assert step > 10
+            break
+        check(monitor.stats(), {10, 20} if what == "reset" else {10 * native.takes})
+        assert len(session._counted[1]) == 1  # nothing is kept for each call

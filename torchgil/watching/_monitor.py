@@ -10,8 +10,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, starmap
 
 from torchgil._checks import number
 from torchgil._formatting import duration, one_line
@@ -167,30 +168,30 @@ class _Session:
 
     def __init__(self, interval: float, max_window: float) -> None:
         self.pid = os.getpid()
-        self._since = time.time()
-        self._clear()
+        # Since when, and what was taken from the native one since then; the first may be a sum of several.
+        self._counted: tuple[float, list[_Looks]] = time.time(), []
+        self._summing = False
         # Last: where Ctrl-C ends this, nothing refers to it yet, and so it ends, too.
         self._monitor = C.Monitor(
             interval, math.ceil(max_window / interval), threads=getattr(threading, "_active", {})
         )
 
-    def _clear(self) -> None:
-        self._held: Counter[str] = Counter()
-        self._collecting: Counter[str] = Counter()
-        self._looks = 0
-        self._seconds = 0.0
-
     def stats(self) -> MonitorStats:
-        looks, seconds, held = self._monitor.take()
-        self._looks += looks
-        self._seconds += seconds
-        self._held += _by_name((name, looks) for name, looks, _ in held)
-        self._collecting += _by_name((name, looks) for name, _, looks in held)
-        while len(self._held) > _NAMES:
-            name, _ = min(self._held.items(), key=lambda item: (item[0] == OTHER, item[1]))
-            self._held[OTHER] += self._held.pop(name)
-            self._collecting[OTHER] += self._collecting.pop(name, 0)
-        return _stats(self._looks, self._held, self._collecting, self._seconds, self._since)
+        # A signal handler or a finalizer may do the same amid this, or reset it, or raise. So what is taken
+        # is kept by the same call into C that takes it, and a reset leaves us a list that is nobody else's.
+        outermost = not self._summing
+        try:
+            self._summing = True
+            since, taken = self._counted
+            taken.extend(starmap(self._monitor.take, [()]))
+            seen = tuple(taken)
+            total, held, collecting = _sums(seen)
+            if outermost:
+                taken[: len(seen)] = [total]
+        finally:
+            if outermost:
+                self._summing = False
+        return _stats(total[0], held, collecting, total[1], since)
 
     def window(self, seconds: float) -> MonitorStats:
         looks, covered, held = self._monitor.last(seconds)
@@ -200,8 +201,7 @@ class _Session:
 
     def reset(self) -> None:
         self._monitor.reset()
-        self._since = time.time()
-        self._clear()
+        self._counted = time.time(), []
 
     def listen(self) -> None:
         thread_life.listen(self._monitor)
@@ -209,6 +209,23 @@ class _Session:
     def stop(self) -> None:
         self._monitor.stop()
         thread_life.leave(self._monitor)
+
+
+# The number of looks, the seconds that they are from, and by thread how many found it so, and collecting.
+_Looks = tuple[int, float, list[tuple[str | None, int, int]]]
+
+
+def _sums(taken: Sequence[_Looks]) -> tuple[_Looks, Counter[str], Counter[str]]:
+    """Of all, under so many names at most; by thread again, those that held it and those that collected."""
+    by_thread = list(chain.from_iterable(each[2] for each in taken))
+    held = _by_name((name, looks) for name, looks, _ in by_thread)
+    collecting = _by_name((name, looks) for name, _, looks in by_thread)
+    while len(held) > _NAMES:
+        name, _ = min(held.items(), key=lambda item: (item[0] == OTHER, item[1]))
+        held[OTHER] += held.pop(name)
+        collecting[OTHER] += collecting.pop(name, 0)
+    names: list[tuple[str | None, int, int]] = [(name, n, collecting[name]) for name, n in held.items()]
+    return (sum(each[0] for each in taken), sum(each[1] for each in taken), names), held, collecting
 
 
 def _by_name(looks: Iterable[tuple[str | None, int]]) -> Counter[str]:

@@ -41,8 +41,9 @@ class ThreadPool(NotCopied, ThreadPoolExecutor):
     verified in the worker when it starts; the process's own default stays as it was.
 
     Works wherever an executor does (`loop.run_in_executor`, `map`, `with`), and with `async with`, and
-    `await pool.run(fn, ...)` does what `asyncio.to_thread` does. Workers are never daemon threads: at interpreter exit, calls that run
-    or wait are finished first. A `with` block left by Ctrl-C cancels what waits and finishes what runs.
+    `await pool.run(fn, ...)` does what `asyncio.to_thread` does. Workers are never daemon threads: at
+    interpreter exit, calls that run or wait are finished first. A `with` block left by Ctrl-C cancels what
+    waits and finishes what runs.
 
     Args:
         workers: Threads; by default the usable cores (affinity and cgroup quota).

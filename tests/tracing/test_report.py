@@ -207,6 +207,7 @@ def test_json_has_a_version_and_all_numbers(tmp_path):
     r.save_json(tmp_path / "r.json")
     data = json.loads((tmp_path / "r.json").read_text())
     assert data == r.to_dict()
+    assert (tmp_path / "r.json").read_text() == json.dumps(data, indent=1) + "\n"
     assert (data["format"], data["version"]) == ("torchgil-trace", 1)
     assert data["threads"][0]["wait_s"] == pytest.approx(0.03)
     assert data["ops"][0]["name"] == "aten::add"

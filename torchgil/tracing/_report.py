@@ -67,14 +67,23 @@ class Report(Figures):
     def _json(self) -> Iterator[str]:
         """In pieces: to encode all of it in one call, or to free all of `to_dict`, would hold the GIL."""
         encoder = json.JSONEncoder(indent=1)
-        # In JSON a line ends between two values alone, so that this is found once.
-        head, tail = "".join(encoder.iterencode(self._as_dict([]))).split('\n "ops": []')
-        yield head + '\n "ops": ['
-        separator = "\n  "
+        opening = "{\n "
+        for key, value in self._as_dict([]).items():
+            yield f'{opening}"{key}": '
+            opening = ",\n "
+            if key == "ops":
+                yield from self._ops_json(encoder)
+            else:
+                for part in encoder.iterencode(value):
+                    yield part.replace("\n", "\n ")  # one level further in: within a string there is none
+        yield "\n}\n"
+
+    def _ops_json(self, encoder: json.JSONEncoder) -> Iterator[str]:
+        opening = "[\n  "
         for op in self.ops:
-            yield separator + encoder.encode(asdict(op)).replace("\n", "\n  ")
-            separator = ",\n  "
-        yield ("\n ]" if self.ops else "]") + tail + "\n"
+            yield opening + encoder.encode(asdict(op)).replace("\n", "\n  ")
+            opening = ",\n  "
+        yield "\n ]" if self.ops else "[]"
 
     def save_chrome_trace(self, path: str | PathLike[str], *, ops: bool = True) -> None:
         """Writes the timeline for Perfetto (ui.perfetto.dev) or chrome://tracing.

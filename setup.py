@@ -68,10 +68,7 @@ COVERAGE_FLAGS = ["--coverage", "-fprofile-update=atomic"] if os.environ.get("CO
 
 # What is compiled as one: torch's headers, and pybind11's, are most of what a file costs, and so are read few
 # times, not sixty: half the build's time.
-GIL = {
-    "gil": [f"gil/{folder}*.cpp" for folder in ("", "collections/", "priority/", "redirect/", "threads/")],
-    "gil_seen": [f"gil/{folder}*.cpp" for folder in ("cpython/", "trace/", "watch/")],
-}
+GIL = {"gil": ["gil/*.cpp", "gil/*/*.cpp"]}
 TORCH_HALF = {
     "ops": ["torch/*.cpp", "torch/ops/*.cpp"],
     "forward": ["torch/forward/*.cpp"],

@@ -343,6 +343,9 @@ INTERRUPTED = """
             code = frame.f_code
             # A with statement goes on from __enter__, and who resumed a generator from it, without a step.
             last = event == "return" and code.co_name in ("__enter__", "block")
+            # Before 3.11 an exception of a profiler's, of no signal's, ends a resumed generator without its
+            # `finally`.
+            last |= sys.version_info < (3, 11) and event == "call" and frame.f_lasti >= 0
             if event != "c_call" and code.co_filename.startswith((ours, contextlib)) and not last:
                 self.left -= 1
                 if not self.left:

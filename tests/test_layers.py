@@ -26,7 +26,7 @@ MAY_INCLUDE = {
         "gil/threads/own_threads.h",
         "gil/trace/op_source.h",
     },
-    "gil/cpython": {"gil"},
+    "gil/cpython": {"gil", "gil/collections"},
     "gil/redirect": {"gil"},
     "gil/collections": {"gil"},
     "gil/trace": {"gil", "gil/cpython", "gil/redirect", "gil/collections"},

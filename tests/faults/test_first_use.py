@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -45,6 +46,11 @@ FINALIZE_AT_EXIT = re.compile(
     r'(?:  File ".*[/\\]weakref\.py", line .*\n(?: {4}.*\n)*)+'
     r"RuntimeError: dictionary changed size during iteration\n"
 )
+# Triton's extension, which torch for CUDA imports, counts what a daemon thread keeps at the end.
+LEAKS_OF_OTHERS = re.compile(
+    r"^(?:nanobind: (?:leaked|this is) .*| - (?:leaked|\.\.\.) .*|See https://nanobind.*)(?:\n|\Z)",
+    re.MULTILINE,
+)
 TIMES = int(os.environ.get("TORCHGIL_STRESS_TIMES", "1"))
 
 
@@ -62,4 +68,5 @@ def test_each_entry_point_comes_first_beside_each_neighbour(request):
         timeout=240 + 60 * TIMES,
         env=environment,
     )
-    assert FINALIZE_AT_EXIT.sub("", child.stderr) == ""
+    others = (FINALIZE_AT_EXIT, LEAKS_OF_OTHERS)
+    assert functools.reduce(lambda said, other: other.sub("", said), others, child.stderr) == ""

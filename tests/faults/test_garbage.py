@@ -12,28 +12,30 @@ def test_no_garbage_is_collected_while_a_trace_lists_the_threads():
     child = run_in_child(
         """
         import gc, sys, threading, torch, torchgil
+        from torchgil._gil_half import C
         with torchgil.trace():
             pass
         latch, inside, seen = threading.Event(), [False], []
         def new_threads():  # of which the frames are yet to be made
             for _ in range(8):
                 threading.Thread(target=latch.wait).start()
-        original = sys._current_frames
-        def listed():
-            inside[0] = True
-            frames = original()
-            inside[0] = False
-            return frames
+        def watched(listing):
+            def listed():
+                inside[0] = True
+                found = listing()
+                inside[0] = False
+                return found
+            return listed
         gc.callbacks.append(lambda phase, _: seen.append(phase) if inside[0] else None)
         gc.set_threshold(1, 1, 1)
-        sys._current_frames = listed
+        C.thread_idents = watched(C.thread_idents)
         for _ in range(5):
             new_threads()
             with torchgil.trace():
                 new_threads()
         print("in a trace:", len(seen))
         new_threads()
-        listed()
+        watched(sys._current_frames)()
         print("without:", bool(seen))
         assert gc.isenabled()
         latch.set()

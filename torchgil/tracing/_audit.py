@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torchgil import _html as html
 from torchgil._extension import Extension, of_callable
@@ -25,6 +26,7 @@ __all__ = ["Audit", "audit"]
 
 T = TypeVar("T")
 
+_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when they are
 
 
@@ -106,12 +108,13 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
     >>> torchgil.audit(sorted, range(1_000_000)).verdict
     'holds'
     """
-    function = fn
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    function: Any = fn
+    while type(function) in (functools.partial, types.MethodType):
+        function = function.func if type(function) is functools.partial else function.__func__
+    # By their types: an object may raise when it is asked what it is.
+    if type(function) is types.FunctionType and function.__code__.co_flags & _ASYNC:
         raise TypeError(
-            f"audit: {getattr(function, '__qualname__', function)} is a coroutine function, whose call only "
+            f"audit: {function.__qualname__} is a coroutine function, whose call only "
             "makes a coroutine: audit what runs it, as in torchgil.audit(lambda: asyncio.run(fn(...)))"
         )
     trace = Trace(max_events=MAX_EVENTS)

@@ -1,6 +1,8 @@
 // csrc/gil/cpython/thread_states.cpp: see thread_states.h.
 #include "cpython/thread_states.h"
 
+#include "collections/paused.h"
+
 namespace torchgil {
 namespace {
 
@@ -35,6 +37,20 @@ uint64_t native_id_of([[maybe_unused]] const PyThreadState* state) {
 #else
   return 0;
 #endif
+}
+
+std::vector<uint64_t> idents_of_threads() {
+  const CollectionPaused paused;
+  std::vector<uint64_t> idents;
+  PyThreadState* state =
+      PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+  for (; state != nullptr; state = PyThreadState_Next(state)) {
+    if (PyFrameObject* frame = PyThreadState_GetFrame(state)) {
+      idents.push_back(state->thread_id);
+      Py_DECREF(frame);
+    }
+  }
+  return idents;
 }
 
 } // namespace torchgil

@@ -5,7 +5,7 @@
 #include <torchgil/gil.h>
 
 #include "collections/collections.h"
-#include "collections/paused.h"
+#include "cpython/thread_states.h"
 #include "trace/event_log.h"
 #include "trace/gil_events.h"
 #include "trace/op_source.h"
@@ -204,19 +204,14 @@ void trace_mark() {
   }
 }
 
-// Every thread that Python knows, those that it did not start among them.
-//
-// The interpreter makes the frames with its lock of all threads in its hand
-// (python/cpython#106883). Were garbage collected there, a tensor's end would
-// release the GIL, and who gets it may want that lock: a deadlock. In Python to
-// pause collections and to go on with them would be two steps, and Ctrl-C or
-// another thread could come in between.
-// GIL: held throughout.
+// Every thread that Python knows, those that it did not start among them, by
+// threading.Thread.ident. GIL: held throughout.
 py::set thread_idents() {
-  const CollectionPaused paused;
-  const auto frames =
-      py::reinterpret_borrow<py::object>(PySys_GetObject("_current_frames"));
-  return py::set(frames());
+  py::set idents;
+  for (const uint64_t ident : idents_of_threads()) {
+    idents.add(py::int_(ident));
+  }
+  return idents;
 }
 
 // In the child of a fork: the trace is the parent's.

@@ -58,20 +58,28 @@ def test_a_thread_that_began_before_the_monitor_and_ended_amid_it() -> None:
 
 
 def test_a_thread_that_ended_after_the_monitor_was_stopped() -> None:
-    end = threading.Event()
+    """In a process that has no other threads, of earlier tests, that end meanwhile."""
+    run_in_child(
+        """
+        import threading, torch, torchgil
+        end = threading.Event()
 
-    def work() -> None:
-        held.spin(0.1)
-        end.wait()
+        def work():
+            torchgil.held.spin(0.1)
+            end.wait()
 
-    monitor = torchgil.GilMonitor(interval=0.001)
-    with threads(1, work, "outlives"):
+        monitor = torchgil.GilMonitor(interval=0.001)
+        thread = threading.Thread(target=work, name="outlives")
+        thread.start()
         monitor.start()  # it has begun before, and is met by looks
-        held.spin(0.01)
-        released.sleep(0.2)
+        torchgil.held.spin(0.01)
+        torchgil.released.sleep(0.2)
         monitor.stop()
         end.set()
-    assert "(ended)" not in monitor.stats().threads
+        thread.join()
+        assert "(ended)" not in monitor.stats().threads, monitor.stats()
+        """
+    )
 
 
 def test_threads_at_one_address_after_another_are_told_apart() -> None:

@@ -4,6 +4,9 @@
 #include "collections/paused.h"
 
 namespace torchgil {
+
+namespace py = pybind11;
+
 namespace {
 
 PyThreadState* find_thread_of(
@@ -39,18 +42,24 @@ uint64_t native_id_of([[maybe_unused]] const PyThreadState* state) {
 #endif
 }
 
-std::vector<uint64_t> idents_of_threads() {
+py::set idents_of_threads() {
   const CollectionPaused paused;
-  std::vector<uint64_t> idents;
+#if PY_VERSION_HEX >= 0x030C0000
+  py::set idents;
   PyThreadState* state =
       PyInterpreterState_ThreadHead(PyInterpreterState_Main());
   for (; state != nullptr; state = PyThreadState_Next(state)) {
     if (PyFrameObject* frame = PyThreadState_GetFrame(state)) {
-      idents.push_back(state->thread_id);
+      idents.add(py::int_(state->thread_id));
       Py_DECREF(frame);
     }
   }
   return idents;
+#else
+  const auto frames =
+      py::reinterpret_borrow<py::object>(PySys_GetObject("_current_frames"));
+  return py::set(frames());
+#endif
 }
 
 } // namespace torchgil

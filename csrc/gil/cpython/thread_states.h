@@ -4,8 +4,9 @@
 
 #include <Python.h>
 
+#include <pybind11/pybind11.h>
+
 #include <cstdint>
-#include <vector>
 
 namespace torchgil {
 
@@ -20,15 +21,20 @@ PyThreadState* find_thread(const void* address);
 /// keep it. GIL: held.
 uint64_t native_id_of(const PyThreadState* state);
 
-/// The main interpreter's threads that are in Python code, by
-/// threading.Thread.ident. GIL: held throughout.
+/// The threads that are in Python code, those that Python did not start among
+/// them, by threading.Thread.ident. GIL: held throughout.
 ///
-/// Not sys._current_frames(): from 3.12 on that makes frames of other
-/// interpreters' threads too, with this one's allocator, and the process is
-/// aborted when the other frees them. And it makes them with the interpreter's
-/// lock of all threads in its hand (python/cpython#106883): were garbage
-/// collected there, a tensor's end would release the GIL, and who gets it may
-/// want that lock.
-std::vector<uint64_t> idents_of_threads();
+/// Up to 3.11 the interpreter's own list, sys._current_frames(): a state is
+/// there in the list before it is filled in, and only the interpreter can take
+/// the lock of it. From 3.12 on that function makes frames of other
+/// interpreters' threads, too, with this one's allocator, and the process is
+/// aborted when the other frees them; and there a state is filled in first, so
+/// that the list of the main interpreter can be read here.
+///
+/// No garbage is collected meanwhile: the interpreter makes the frames with
+/// its lock of all threads in its hand (python/cpython#106883). A tensor's end
+/// would release the GIL, and who gets it may want that lock. Done in Python,
+/// Ctrl-C or another thread could come between the pause and its end.
+pybind11::set idents_of_threads();
 
 } // namespace torchgil

@@ -204,16 +204,6 @@ void trace_mark() {
   }
 }
 
-// Every thread that Python knows, those that it did not start among them, by
-// threading.Thread.ident. GIL: held throughout.
-py::set thread_idents() {
-  py::set idents;
-  for (const uint64_t ident : idents_of_threads()) {
-    idents.add(py::int_(ident));
-  }
-  return idents;
-}
-
 // In the child of a fork: the trace is the parent's.
 void trace_forget() {
   collections_seen.reset();
@@ -237,7 +227,7 @@ void register_trace(py::module_& m) {
       py::arg("newest") = false,
       py::arg("into") = py::none());
   m.def("trace_stop", &trace_stop, py::arg("into") = py::none());
-  m.def("thread_idents", &thread_idents);
+  m.def("thread_idents", &idents_of_threads);
   m.def("trace_running", &trace_running);
   m.def("trace_mark", &trace_mark);
   m.def("trace_forget", &trace_forget);

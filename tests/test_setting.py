@@ -324,7 +324,8 @@ def test_a_wrong_number_is_refused_when_it_is_given(make):
 
 
 INTERRUPTED = """
-    import itertools, os, sys, threading, torch, torchgil
+    import contextlib, itertools, os, sys, threading, torch, torchgil
+    from tests.support.interrupts import Interrupts
     torch.set_num_threads(2)
     makes = {
         "interval": lambda: torchgil.switch_interval(1e-3),
@@ -332,28 +333,6 @@ INTERRUPTED = """
     }
     make = makes[sys.argv[1]]
     ours = os.path.dirname(torchgil.__file__)
-    main = threading.current_thread()
-
-    class Interrupts:
-        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
-        def __init__(self, nth):
-            self.left, self.at = nth, ()
-
-        def __call__(self, frame, event, called):
-            code = frame.f_code
-            # A with statement goes on from __enter__, and who resumed a generator from it, without a step.
-            last = event == "return" and code.co_name in ("__enter__", "block")
-            # Before 3.11 an exception of a profiler's, of no signal's, ends a resumed generator without its
-            # `finally`.
-            last |= sys.version_info < (3, 11) and event == "call" and frame.f_lasti >= 0
-            if event != "c_call" and code.co_filename.startswith((ours, contextlib)) and not last:
-                self.left -= 1
-                if not self.left:
-                    sys.setprofile(None)
-                    self.at = event, code.co_name, getattr(called, "__name__", "")
-                    raise KeyboardInterrupt
-
-    contextlib = sys.modules["contextlib"].__file__
 
     def settings():
         numbers = [sys.getswitchinterval(), torch.get_num_threads()]
@@ -366,7 +345,7 @@ INTERRUPTED = """
         pass
     before = settings()
     for nth in itertools.count(1):
-        interrupts = Interrupts(nth)
+        interrupts = Interrupts(nth, ours, contextlib.__file__, without_a_step=("__enter__", "block"))
         try:
             sys.setprofile(interrupts)
             with make():

@@ -53,25 +53,11 @@ def test_says_why_nothing_is_watched(
 
 INTERRUPTED = """
     import gc, itertools, os, sys, threading, time, torchgil
+    from tests.support.interrupts import Interrupts
     from torchgil.watching import _background as background
     from torchgil.watching import _thread_life as thread_life
     make = getattr(torchgil, sys.argv[1])
     ours = os.path.dirname(background.__file__)
-
-    class Interrupts:
-        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
-        def __init__(self, nth):
-            self.left, self.at = nth, ()
-
-        def __call__(self, frame, event, called):
-            # Of the steps that torchgil's own code does. A with statement goes on from __enter__ without one.
-            last = event == "return" and frame.f_code.co_name == "__enter__"
-            if event != "c_call" and frame.f_code.co_filename.startswith(ours) and not last:
-                self.left -= 1
-                if not self.left:
-                    sys.setprofile(None)
-                    self.at = event, frame.f_code.co_name, getattr(called, "__name__", "")
-                    raise KeyboardInterrupt
 
     def threads():
         names = {thread.name for thread in threading.enumerate()}
@@ -84,7 +70,7 @@ INTERRUPTED = """
 
     for nth in itertools.count(1):
         watching = make()
-        interrupts, met = Interrupts(nth), None
+        interrupts, met = Interrupts(nth, ours), None
         try:
             sys.setprofile(interrupts)
             if sys.argv[2] == "with":

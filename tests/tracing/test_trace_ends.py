@@ -13,27 +13,13 @@ INTERRUPTED = """
     import gc, itertools, os, sys, threading, torchgil
     from torchgil._gil_half import C
     import torchgil.tracing
+    from tests.support.interrupts import Interrupts
     ours = os.path.dirname(torchgil.tracing.__file__)
     start, callbacks = threading.Thread.start, list(gc.callbacks)
 
-    class Interrupts:
-        # As Ctrl-C is: raised where a function begins or a call of one has ended, never within one in C.
-        def __init__(self, nth):
-            self.left, self.at = nth, ()
-
-        def __call__(self, frame, event, called):
-            # A with statement goes on from __enter__ without a step.
-            last = event == "return" and frame.f_code.co_name == "__enter__"
-            if event != "c_call" and frame.f_code.co_filename.startswith(ours) and not last:
-                self.left -= 1
-                if not self.left:
-                    sys.setprofile(None)
-                    self.at = event, frame.f_code.co_name, getattr(called, "__name__", "")
-                    raise KeyboardInterrupt
-
     for nth in itertools.count(1):
         trace, begun = torchgil.trace(), False
-        interrupts = Interrupts(nth)
+        interrupts = Interrupts(nth, ours)
         try:
             sys.setprofile(interrupts)
             with trace:

@@ -12,32 +12,8 @@
 // `python`, and machine code that calls an entry point by its address, as
 // numba's does.
 //
-// What a thread does, as the witnesses see it, and what is recorded (in
-// capitals):
-//
-//   kHolds      PyEval_SaveThread begins          RELEASE         kReleasing
-//   kHolds      the lock's `cond` is signalled    RELEASE         kOutByLock
-//   kReleasing  the lock's `cond` is signalled                    kOut
-//   kOut        PyEval_RestoreThread begins,      REQUEST         kAsks
-//               or the lock's mutex is taken
-//   kOutByLock  PyEval_RestoreThread begins: it   REQUEST         kAsks
-//               was a window
-//   kOutByLock  the lock's mutex is taken: it     REQUEST         kAsks
-//               was a window, or a forced switch;
-//               the last RELEASE becomes a
-//               FORCED_RELEASE, or one again
-//   kAsks       the lock's `switch_cond` is       ACQUIRE         kHolds
-//               signalled, or the entry point
-//               returns
-//   kUnknown    as kHolds for a release, as kOut for a request
-//
-// Each transition is recorded by whoever reports it first, and from any other
-// state nothing happens: so nested and doubled reports need no special case.
-//
-// Who may do what: a thread's state is its own, in thread-local memory, and is
-// read and written within a write section (event_log.h), which ends before the
-// trace does. `lock` is written under the GIL as a trace begins, and read by
-// all. `acquires` is written by whoever holds the GIL.
+// What a thread does, as the two see it, is in gil_state.h. `lock` is written
+// under the GIL as a trace begins, and read by all.
 #include <Python.h>
 
 #include "trace/gil_events.h"
@@ -45,26 +21,17 @@
 #include <torchgil/gil.h>
 #include "cpython/gil_holder.h"
 #include "cpython/gil_lock.h"
-#include "initial_exec.h"
 #include "redirect/redirect.h"
 #include "trace/event_log.h"
 #include "trace/futex_waiters.h"
+#include "trace/gil_state.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
 
 #include <atomic>
 
 namespace torchgil::gil_events {
 namespace {
-
-// What passes no entry point is a window or a forced switch. After a forced
-// switch another thread has had the GIL, and the thread asks again at once: it
-// has not slept meanwhile, nor used more of a core than this. The time that it
-// was ready and had no core says nothing: on two cores with a load of 5, a
-// limit on the time by the clock took 6 % of forced switches for windows, this
-// one 2 of 6,900.
-constexpr int64_t kSwitchUs = 10;
 
 // What is watched of the GIL's lock; null where nothing is. Read on every
 // thread.
@@ -87,118 +54,10 @@ redirect::Next next_mutex_unlock(&pthread_mutex_unlock);
 redirect::Next next_cond_signal(&pthread_cond_signal);
 
 WatchedLock lock;
-std::atomic<uint64_t> acquires{0}; // written by whoever holds the GIL
-
-enum class GilState : uint8_t {
-  kUnknown, // nothing seen of this thread yet
-  kHolds,
-  kReleasing, // announced by an entry point; the lock is not yet let go
-  kOut,       // in a window
-  kOutByLock, // let go past the entry points: a window, or switched out
-  kAsks,
-};
-
-/// What was last seen of a thread in one trace.
-struct Seen {
-  uint64_t trace_id = 0;
-  GilState gil = GilState::kUnknown;
-  int64_t let_go_us = 0; // the thread's own time at a release by the lock
-  int64_t sleeps = 0;    // of the thread, until then
-  uint64_t acquires = 0; // by all threads, at that release
-};
-
-TORCHGIL_INITIAL_EXEC
-constinit thread_local Seen seen_of_this_thread;
-
-/// A write section, and what was last seen of its thread.
-class Section : public WriteSection {
- public:
-  Section() {
-    if (*this && seen.trace_id != (*this)->trace_id) {
-      seen = {(*this)->trace_id};
-    }
-  }
-  Seen& seen = seen_of_this_thread;
-};
-
-// What the calling thread has done so far. 0.4 us.
-struct Usage {
-  int64_t on_core_us = 0;
-  int64_t sleeps = 0;
-};
-
-Usage usage() {
-#if defined(RUSAGE_THREAD)
-  rusage u;
-  getrusage(RUSAGE_THREAD, &u);
-  return {
-      (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1'000'000LL +
-          u.ru_utime.tv_usec + u.ru_stime.tv_usec,
-      u.ru_nvcsw};
-#else
-  return {now_ns() / 1000, 0};
-#endif
-}
 
 template <typename T>
 T* get(const std::atomic<T*>& pointer) {
   return pointer.load(std::memory_order_relaxed);
-}
-
-void note_release(EventKind kind, GilState next) {
-  const int64_t now = now_ns(); // before: no thread can acquire earlier
-  Section r;
-  if (r &&
-      (r.seen.gil == GilState::kHolds || r.seen.gil == GilState::kUnknown)) {
-    r->push(now, kind);
-    r.seen.gil = next;
-  }
-}
-
-void note_request() {
-  Section r;
-  if (r && r.seen.gil != GilState::kHolds && r.seen.gil != GilState::kAsks) {
-    if (r.seen.gil == GilState::kOutByLock) {
-      // A thread that was switched out does not come this way.
-      r->change_last(EventKind::kForcedRelease, EventKind::kRelease);
-    }
-    r->push(now_ns(), EventKind::kRequest);
-    r.seen.gil = GilState::kAsks;
-  }
-}
-
-void note_acquire() {
-  Section r;
-  if (r && r.seen.gil != GilState::kHolds) {
-    r->push(now_ns(), EventKind::kAcquire);
-    r.seen.gil = GilState::kHolds;
-    acquires.store(
-        acquires.load(std::memory_order_relaxed) + 1,
-        std::memory_order_relaxed);
-  }
-}
-
-// The interpreter asks for the GIL: after a window that passed no entry point,
-// or because it was forced to switch, and then it asks again at once.
-void note_request_by_lock() {
-  Section r;
-  if (!r || r.seen.gil == GilState::kHolds ||
-      r.seen.gil == GilState::kReleasing || r.seen.gil == GilState::kAsks) {
-    return;
-  }
-  const int64_t now = now_ns();
-  if (r.seen.gil == GilState::kOutByLock) {
-    bool forced = r.seen.acquires != acquires;
-    if (forced) {
-      const Usage used = usage();
-      forced = used.sleeps == r.seen.sleeps &&
-          used.on_core_us - r.seen.let_go_us <= kSwitchUs;
-    }
-    const EventKind kinds[] = {EventKind::kRelease, EventKind::kForcedRelease};
-    r->change_last(kinds[!forced], kinds[forced]);
-  }
-  r->push(now, EventKind::kRequest);
-  r.seen.gil = GilState::kAsks;
 }
 
 // The entry points. GIL: as the function of the same name has it. A thread that

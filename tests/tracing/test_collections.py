@@ -354,7 +354,7 @@ def test_the_command_and_its_file_say_so(tmp_path: Path) -> None:
     script.write_text(
         "import gc\n"
         "gc.disable()\n"
-        "rows = [[] for _ in range(600_000)]\n"
+        "rows = [[] for _ in range(2_000_000)]\n"
         "for row in rows: row.append(rows)\n"
         "gc.collect()\n"
     )

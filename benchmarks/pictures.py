@@ -244,8 +244,7 @@ def budgets(measured: list[tuple[Budget, Spread]], path: Path) -> None:
 
 def compare(rows: list[Any], path: Path) -> None:
     """Throughput against memory, as `torchgil compare --plot` draws it."""
-    from torchgil.cli.compare import plot
-    from torchgil.compare import Contender, Figures, Result
+    from torchgil.compare import Contender, Figures, Result, plot
 
     def visit(row: Any, which: str) -> Figures:
         figures = {field.name: row.get(field.name, 0) for field in fields(Figures)}

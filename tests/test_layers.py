@@ -98,6 +98,7 @@ LAYERS = [
         "_headers",
         "_html",
         "_imports",
+        "_terminal",
     },
     {"_setting", "_versions", "_version", "_gil_half", "_garbage", "_pictures", "_extension", "_statistics"},
     {"_torch_half", "_priority", "_wakeup"},
@@ -105,7 +106,7 @@ LAYERS = [
     {"ops"},
     {"tracing", "watching", "forward"},
     {"serving"},
-    {"compare", "metrics"},
+    {"compare", "demo", "doctor", "metrics"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]
@@ -119,10 +120,9 @@ MAY_NAME_TORCH = {
     "forward",
     "serving",
     "compare",
-    "cli/compare",
-    "cli/demo",
+    "demo",
 }
-MAY_NAME_TORCH |= {"cli/torch_facts"}  # which doctor runs in a process of its own
+MAY_NAME_TORCH |= {"doctor/_torch_facts"}  # which doctor runs in a process of its own
 # Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
 TRACING = [
     {"_pieces"},

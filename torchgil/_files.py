@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-__all__ = ["whole", "write_whole"]
+__all__ = ["whole", "write_json", "write_whole"]
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
@@ -40,6 +41,11 @@ def write_whole(path: str | os.PathLike[str], parts: str | Iterable[str]) -> Non
     with whole(path) as file:
         for part in [parts] if isinstance(parts, str) else parts:
             file.write(part.encode())
+
+
+def write_json(path: str | os.PathLike[str], data: object) -> None:
+    """Writes plain data as JSON that a reader can look through, whole or not at all."""
+    write_whole(path, f"{json.dumps(data, indent=1)}\n")
 
 
 @contextmanager

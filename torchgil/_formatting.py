@@ -10,17 +10,18 @@ __all__ = ["duration", "one_line", "shortened", "table"]
 def duration(seconds: float) -> str:
     """Three digits and a unit.
 
-    >>> duration(1.234), duration(0.0567), duration(7.89e-6), duration(0)
-    ('1.23 s', '56.7 ms', '7.89 us', '0')
+    >>> [duration(s) for s in (1.234, 0.0567, 9.997e-4, 7.89e-6, 4.5e-7, 0)]
+    ['1.23 s', '56.7 ms', '1.00 ms', '7.89 us', '450 ns', '0']
     """
-    if seconds == 0:
-        return "0"
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        value = seconds * factor
-        if value >= 1:
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+    if seconds < 999.5e-9:
+        return f"{seconds * 1e9:.0f} ns" if seconds else "0"
+    value, unit = seconds, "s"
+    for smaller, factor in (("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 999.5:  # else it would be rounded to 1000
+            value, unit = seconds * factor, smaller
+            break
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

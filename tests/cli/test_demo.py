@@ -14,8 +14,14 @@ import torch
 import torchgil
 from tests.conftest import run_in_child
 from torchgil._wakeup import WakeupLatency
-from torchgil.cli.demo import Demo, accelerator, contention, layout, main, monitor, policies, scaling
-from torchgil.cli.demo.screen import Screen
+from torchgil.cli.demo import main
+from torchgil.demo import Demo, Screen
+from torchgil.demo import _accelerator as accelerator
+from torchgil.demo import _contention as contention
+from torchgil.demo import _layout as layout
+from torchgil.demo import _monitor as monitor
+from torchgil.demo import _policies as policies
+from torchgil.demo import _scaling as scaling
 from torchgil.ops import witness
 
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from tests.conftest import run_in_child
+from torchgil import doctor
 from torchgil._wakeup import wakeup_latency
-from torchgil.cli import doctor, torch_facts
+from torchgil.cli import main
+from torchgil.doctor import _torch_facts as torch_facts
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_a_torch_that_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        doctor.main(["--help"])
+        main(["doctor", "--help"])
     assert "examples:\n  torchgil doctor" in capsys.readouterr().out
 
 

@@ -11,8 +11,8 @@ from torch.profiler import record_function
 
 import torchgil
 from tests.conftest import run_torchgil
-from torchgil.cli.watch import summary
 from torchgil.watching import LongHold, MonitorStats
+from torchgil.watching._summary import summary
 
 ODD = "a\nb\x1b[2Jc\ud800"
 SHOWN = r"a\nb\x1b[2Jc\ud800"

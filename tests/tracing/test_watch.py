@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Child, run_torchgil
-from torchgil.cli.watch import summary
+from torchgil.watching._summary import summary
 from torchgil.watching._watchdog import LongHold
 
 ROOT = Path(__file__).parents[2]

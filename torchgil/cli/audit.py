@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from torchgil.watching import LongHold
 
 __all__ = ["main"]
-
-HELD_TOO_LONG = 3  # the exit code of --fail-if-held
 
 _EPILOG = """\
 examples:
@@ -44,13 +41,12 @@ def main(argv: list[str]) -> int:
     from torchgil.tracing import trace
     from torchgil.tracing._text import render
 
-    pid = os.getpid()
     stderr = Stderr()
     with _watching(options.fail_if_held) as long_holds:
         with trace(max_events=options.max_events) as t:
             ended = script.run(options.script, options.module)
-    if os.getpid() != pid:
-        return ended.leave()  # a fork of the script's that ran to its end: the trace is its parent's
+    if ended.in_a_fork:  # the trace is its parent's
+        return ended.leave()
     with unlimited():
         report = t.report()
         failed = save_all(
@@ -65,7 +61,7 @@ def main(argv: list[str]) -> int:
             stderr.print(f"\ntorchgil: the GIL was held too long:\n{lines}")
         for line in failed:
             stderr.print(line)
-    return ended.leave(otherwise=HELD_TOO_LONG if held else int(bool(failed)))
+    return ended.leave(otherwise=script.HELD_TOO_LONG if held else int(bool(failed)))
 
 
 def _parser() -> argparse.ArgumentParser:

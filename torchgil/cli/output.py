@@ -9,7 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 
-__all__ = ["output_file", "save_all", "unlimited"]
+from torchgil._terminal import for_whoever_reads
+
+__all__ = ["output_file", "print_all", "save_all", "unlimited"]
 
 _DEPTH = 1000  # of calls, python's own limit
 
@@ -55,6 +57,14 @@ def save_all(*files: tuple[str | None, Callable[[str], object]]) -> list[str]:
             why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             failed.append(f"torchgil: {path} could not be written: {why}")
     return failed
+
+
+def print_all(shown: str, failed: list[str]) -> None:
+    """Prints a command's result, and on stderr what `save_all` says of files that could not be written."""
+    with for_whoever_reads():
+        print(shown)
+        for line in failed:
+            print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "HELD_TOO_LONG",
     "Ended",
     "add_script_arguments",
     "count_argument",
@@ -31,12 +32,16 @@ __all__ = [
 ]
 
 
+HELD_TOO_LONG = 3  # the exit code of a command that was to fail where the GIL was held for long, and it was
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a script ended."""
 
     code: int
     interrupted: bool = False  # by a Ctrl-C that it did not catch
+    in_a_fork: bool = False  # this process is a fork that the script made, and that ran to the script's end
 
     def leave(self, otherwise: int = 0) -> int:
         """The exit code that python would end with, `otherwise` where that is 0.
@@ -57,13 +62,14 @@ def run(script: list[str] | None, module: list[str] | None) -> Ended:
     its end. Whatever the script did to its streams, this returns.
     """
     run_it, sys.argv = _module(module) if module else _script(script or [])
+    pid = os.getpid()
     ended = _run(run_it)
     error = _error_of(_wait_for_threads)
     if error is not None:  # Ctrl-C, or a callback's own: python says so and goes on
         _show(error)
     _flush()
     _disarm()
-    return ended
+    return Ended(ended.code, ended.interrupted, in_a_fork=os.getpid() != pid)
 
 
 def _run(run_it: Callable[[], Any]) -> Ended:

@@ -1,4 +1,4 @@
-"""Where a command's own words go. A stream that is closed, or that nobody reads, costs nothing but them."""
+"""The stderr that a command writes to after a script has had the process."""
 
 from __future__ import annotations
 
@@ -8,38 +8,11 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-__all__ = ["Stderr", "for_whoever_reads", "is_terminal"]
+__all__ = ["Stderr"]
 
 _HIGH = 100  # a descriptor that is not the next one that a script would get
 _PATIENCE_S = 10.0  # with a reader of a non-blocking pipe
-
-
-@contextlib.contextmanager
-def for_whoever_reads() -> Iterator[None]:
-    """For printing to stdout and stderr: that nobody reads it, as behind ``| head``, is no error."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, None
-        yield
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (ValueError, AttributeError):
-            pass
-        except OSError:
-            # What is in its buffer would fail again when the interpreter ends, with an exit code of its own.
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
-
-
-def is_terminal(stream: Any) -> bool:
-    """Whether it is one; False where it is closed, or there is none."""
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        return False
 
 
 class Stderr:

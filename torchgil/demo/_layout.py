@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torchgil.cli.demo.accelerator import Accelerator
-from torchgil.cli.demo.contention import Contention, ContentionRow
-from torchgil.cli.demo.policies import Policies
-from torchgil.cli.demo.scaling import Scaling, ScalingCell
+from torchgil._formatting import duration
+from torchgil.demo._accelerator import Accelerator
+from torchgil.demo._contention import Contention, ContentionRow
+from torchgil.demo._policies import Policies
+from torchgil.demo._scaling import Scaling, ScalingCell
 
 __all__ = ["Line", "Part", "accelerator", "contention", "footer", "header", "policies", "scaling"]
 
@@ -24,19 +25,6 @@ class Part:
 
 
 Line = list[Part]
-
-
-def duration(seconds: float) -> str:
-    """Three digits and the unit that suits them.
-
-    >>> [duration(s) for s in (1.2e-6, 0.00512, 0.0617, 1.5)]
-    ['1.20 us', '5.12 ms', '61.7 ms', '1.50 s']
-    """
-    for unit, scale in (("us", 1e6), ("ms", 1e3)):
-        value = seconds * scale
-        if value < 999.5:
-            return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
-    return f"{seconds:.2f} s"
 
 
 def header(machine: dict[str, Any]) -> list[Line]:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torchgil._files import write_whole
+from torchgil._files import write_json
 
 __all__ = ["ask", "openmp_runtimes", "tell"]
 
@@ -24,8 +24,8 @@ _LIMIT_S = 120  # an import of torch takes a second or two
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from torchgil.cli import torch_facts
-torch_facts.tell(sys.argv[2])
+from torchgil.doctor import _torch_facts
+_torch_facts.tell(sys.argv[2])
 """
 
 
@@ -51,7 +51,7 @@ def ask() -> dict[str, Any]:
 
 def tell(path: str) -> None:
     """Writes the facts of this process there, all of them or none."""
-    write_whole(path, json.dumps(look()))
+    write_json(path, look())
 
 
 _NOTHING: dict[str, Any] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torchgil.cli.demo.monitor import Monitor
+from torchgil.demo._monitor import Monitor
 from torchgil.ops import released
 
 __all__ = ["Accelerator", "Step", "measure", "why_not"]

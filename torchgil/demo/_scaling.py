@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from torchgil._threads import intra_op_threads
-from torchgil.cli.demo.monitor import Monitor, idle_ticks_per_second
-from torchgil.cli.demo.policies import calls_of
+from torchgil.demo._monitor import Monitor, idle_ticks_per_second
+from torchgil.demo._policies import calls_of
 from torchgil.ops import held
 
 __all__ = ["THREADS", "Scaling", "ScalingCell", "ScalingRow", "measure"]

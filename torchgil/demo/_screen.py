@@ -7,12 +7,12 @@ import sys
 import time
 from typing import Any
 
-from torchgil.cli.demo import layout
-from torchgil.cli.demo.accelerator import Accelerator
-from torchgil.cli.demo.contention import Contention
-from torchgil.cli.demo.policies import Policies
-from torchgil.cli.demo.scaling import Scaling
-from torchgil.cli.streams import for_whoever_reads, is_terminal
+from torchgil._terminal import Progress, for_whoever_reads, is_terminal
+from torchgil.demo import _layout as layout
+from torchgil.demo._accelerator import Accelerator
+from torchgil.demo._contention import Contention
+from torchgil.demo._policies import Policies
+from torchgil.demo._scaling import Scaling
 
 __all__ = ["Screen"]
 
@@ -25,7 +25,7 @@ class Screen:
     def __init__(self) -> None:
         self._console = _console()
         self._began = time.monotonic()
-        self._progress = is_terminal(sys.stderr)
+        self._progress = Progress()
         self._width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if self._console else PIPED_WIDTH
 
     def header(self, machine: dict[str, Any]) -> None:
@@ -51,15 +51,11 @@ class Screen:
 
     def progress(self, text: str) -> None:
         """Says what is measured next. Written before it starts: a thread that redraws would disturb it."""
-        if self._progress:
-            with for_whoever_reads():
-                sys.stderr.write(f"\r\x1b[K{time.monotonic() - self._began:4.0f} s  {text}")
+        self._progress.show(f"{time.monotonic() - self._began:4.0f} s  {text}")
 
     def _show(self, lines: list[layout.Line]) -> None:
+        self._progress.show("")
         with for_whoever_reads():
-            if self._progress:
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
             for line in lines:
                 if self._console is None:
                     print("".join(part.text for part in line).rstrip())

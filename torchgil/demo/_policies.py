@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torchgil.cli.demo.monitor import Monitor
+from torchgil.demo._monitor import Monitor
 from torchgil.ops import adaptive, held, released, witness
 
 __all__ = ["Policies", "PolicyRun", "calls_of", "matmul_size", "measure"]

@@ -1,0 +1,58 @@
+"""Holds that a watchdog found, as a table and as plain data. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from torchgil._formatting import duration, table
+from torchgil.watching._watchdog import LongHold
+
+__all__ = ["document", "summary"]
+
+
+def summary(holds: list[LongHold], threshold_s: float) -> str:
+    """A table, one row per line of code, the greatest sum first."""
+    if not holds:
+        return f"torchgil: no hold of the GIL over {duration(threshold_s)} was met"
+    by_line: defaultdict[str, list[LongHold]] = defaultdict(list)
+    for hold in holds:
+        place = f"{hold.filename}:{hold.lineno} in {hold.function}" if hold.stack else hold.thread_name
+        caller = hold.caller
+        if caller:
+            place += f", called from {caller.filename}:{caller.lineno}"
+        by_line[place].append(hold)
+    rows = [
+        (
+            place,
+            str(len(found)),
+            duration(sum(hold.duration_s for hold in found)),
+            duration(max(hold.duration_s for hold in found)),
+            ", ".join(sorted({hold.thread_name for hold in found})),
+        )
+        for place, found in sorted(by_line.items(), key=lambda entry: -sum(h.duration_s for h in entry[1]))
+    ]
+    head = ("line", "holds", "sum", "longest", "threads")
+    return f"torchgil: holds of the GIL over {duration(threshold_s)}\n{table(head, rows)}"
+
+
+def document(holds: list[LongHold], threshold_s: float) -> dict[str, Any]:
+    """The holds as plain data, for JSON."""
+    return {
+        "format": "torchgil-watch",
+        "version": 1,
+        "threshold_s": threshold_s,
+        "holds": [
+            {
+                "duration_s": hold.duration_s,
+                "queued_s": hold.queued_s,
+                "thread_name": hold.thread_name,
+                "filename": hold.filename,
+                "lineno": hold.lineno,
+                "function": hold.function,
+                "exact": hold.exact,
+                "stack": [[frame.filename, frame.lineno, frame.name] for frame in hold.stack],
+            }
+            for hold in holds
+        ],
+    }

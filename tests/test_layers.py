@@ -59,6 +59,7 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/gil/collections/paused",
     "csrc/gil/cpython/gil_holder",  # who holds the GIL
     "csrc/gil/cpython/gil_lock",
+    "csrc/gil/cpython/frozen_stack",
     "csrc/gil/cpython/thread_states",
     "csrc/gil/trace/gil_events",
     "csrc/gil/trace/op_source",
@@ -106,7 +107,7 @@ LAYERS = [
     {"ops"},
     {"tracing", "watching", "forward"},
     {"serving"},
-    {"compare", "demo", "doctor", "metrics"},
+    {"compare", "demo", "doctor", "metrics", "_pytest_hangs"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]

@@ -104,7 +104,7 @@ def test_intra_op_threads_say_so_as_the_block_begins() -> None:
 
 
 def test_each_public_name_is_on_one_of_the_sides() -> None:
-    assert {*USES, "LongHold", "intra_op_threads", "__version__"} == NEEDS_NONE
+    assert {*USES, "LongHold", "Hang", "intra_op_threads", "__version__"} == NEEDS_NONE
 
 
 @pytest.mark.parametrize("command", ["audit", "watch", "run --gil-priority"])

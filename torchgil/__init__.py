@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from torchgil.serving import ThreadPool as ThreadPool
     from torchgil.tracing._audit import audit as audit
     from torchgil.tracing._trace import trace as trace
+    from torchgil.watching._holds import Hang as Hang
+    from torchgil.watching._holds import LongHold as LongHold
     from torchgil.watching._monitor import GilMonitor as GilMonitor
-    from torchgil.watching._watchdog import LongHold as LongHold
     from torchgil.watching._watchdog import Watchdog as Watchdog
 
 # Public name -> "module:attribute", or "module:".
@@ -62,7 +63,8 @@ _PUBLIC = {
     "audit": "torchgil.tracing._audit:audit",
     "GilMonitor": "torchgil.watching._monitor:GilMonitor",
     "metrics": "torchgil.metrics:",
-    "LongHold": "torchgil.watching._watchdog:LongHold",
+    "Hang": "torchgil.watching._holds:Hang",
+    "LongHold": "torchgil.watching._holds:LongHold",
     "Watchdog": "torchgil.watching._watchdog:Watchdog",
 }
 

@@ -56,23 +56,35 @@ def trace_forget() -> None: ...
 # one's, its generation.
 _LongHold = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
 
+# A long hold, what its thread did, and of each thread that waited its name, ident and frames.
+_Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]]]
+
 class Prober:
     """Two native threads that find who holds the GIL long; started by making it."""
 
     def __init__(
         self,
+        *,
         threshold_s: float,
         mean_gap_s: float,
         look_period_s: float,
+        hang_s: float,  # 0: there are no hangs
+        exit_after_s: float,  # 0: the process goes on
+        output: int,  # the file descriptor that hangs are written to
         threads: dict[int, Thread],
         sinks: list[Callable[[_LongHold], None]],
-        totals: list[float],
+        hang_sinks: list[Callable[[_Hang], None]],
+        totals: list[float],  # holds, their seconds, hangs
     ) -> None: ...
     def stop(self) -> None: ...
     def thread_begins(self, name: str) -> bool: ...
     def thread_ends(self, name: str) -> None: ...  # the calling one
     @property
     def knocks(self) -> int: ...
+    @property
+    def holding_s(self) -> float: ...
+
+def can_read_frozen_stacks() -> bool: ...
 
 # Looks, seconds, and by thread: looks that found it holding, and of these those amid a garbage collection.
 _Looks = tuple[int, float, list[tuple[str | None, int, int]]]

@@ -5,6 +5,7 @@
 - ``@pytest.mark.max_gil_hold(seconds)``: no thread may hold the GIL longer in one go meanwhile.
 - the fixture ``gil_audit``: ``torchgil.audit``, for a part of a test.
 - ``--gil-report``: a table of what was audited, at the end.
+- ``--gil-hang=SECONDS``: a test in which one thread holds the GIL for so long fails, with the line.
 
 Importing this imports neither torch nor torchgil's extension: that comes with the first test
 that asks for it.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from torchgil._checks import number, shown
+from torchgil._pytest_hangs import HangGuard, seconds_of
 
 if TYPE_CHECKING:
     from torchgil.tracing import Audit
@@ -58,11 +60,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="show what was free, held and waited for, of each call that a test audited",
     )
+    meaning = (
+        "a test fails in which one thread holds the GIL for so long in one go: it is told of at once, with "
+        "the stacks, and after twice as long the process is ended with exit code 70, under xdist one worker"
+    )
+    group.addoption("--gil-hang", metavar="SECONDS", help=meaning)
+    parser.addini("gil_hang", f"seconds, as of --gil-hang: {meaning}", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for signature, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{signature}: {meaning}")
+    seconds = seconds_of(config)
+    # Where xdist's workers run the tests, this process runs none.
+    if seconds is not None and (hasattr(config, "workerinput") or config.getoption("dist", "no") == "no"):
+        try:
+            guard = HangGuard.begun(seconds)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            config.issue_config_time_warning(
+                pytest.PytestConfigWarning(f"--gil-hang: nothing is watched: {error}"), stacklevel=2
+            )
+        else:
+            config.pluginmanager.register(guard, "torchgil-hang-guard")
 
 
 @pytest.fixture

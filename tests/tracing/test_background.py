@@ -64,7 +64,7 @@ INTERRUPTED = """
         for task in os.listdir("/proc/self/task"):
             try:
                 names.add(open(f"/proc/self/task/{task}/comm").read().strip())
-            except FileNotFoundError:  # it has ended
+            except (FileNotFoundError, ProcessLookupError):  # it has ended
                 pass
         return {name for name in names if name.startswith("torchgil-")}
 

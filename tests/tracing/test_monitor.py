@@ -23,9 +23,9 @@ from torchgil.watching import MonitorStats
 def gone() -> bool:
     """Whether no thread of a monitor is left; the system lists one for a moment after it was joined."""
     end = time.monotonic() + 10
-    while "torchgil-count" in native_thread_names() and time.monotonic() < end:
+    while "torchgil-look" in native_thread_names() and time.monotonic() < end:
         time.sleep(0.01)
-    return "torchgil-count" not in native_thread_names()
+    return "torchgil-look" not in native_thread_names()
 
 
 def test_says_who_holds_the_gil_and_how_much_of_the_time() -> None:
@@ -33,7 +33,8 @@ def test_says_who_holds_the_gil_and_how_much_of_the_time() -> None:
         held.spin(0.3)
         stats = monitor.stats()
         assert stats.held_share > 0.9, stats
-        assert list(stats.threads) == ["MainThread"]
+        assert next(iter(stats.threads)) == "MainThread"  # another test's thread may end just then
+        assert stats.threads["MainThread"] > 0.9
         monitor.reset()
         released.spin(0.3)
         stats = monitor.stats()
@@ -157,7 +158,7 @@ def test_starts_and_stops_any_number_of_times_and_leaves_no_thread() -> None:
     monitor.start()
     while monitor.stats().looks == 0:  # or its thread has no name yet
         released.sleep(0.01)
-    assert native_thread_names().count("torchgil-count") == 1
+    assert native_thread_names().count("torchgil-look") == 1
     with pytest.raises(RuntimeError, match="this GilMonitor is running already"):
         monitor.start()
     monitor.stop()

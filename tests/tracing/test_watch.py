@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Child, run_torchgil
+from torchgil.watching import LongHold
 from torchgil.watching._summary import summary
-from torchgil.watching._watchdog import LongHold
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,3 +123,34 @@ def test_summary_counts_by_line_and_sorts_by_sum() -> None:
     rows = [row.split(maxsplit=3) for row in table.splitlines()[2:]]
     assert [row[0] for row in rows] == ["/app.py:1", "/app.py:2"]
     assert rows[0][3].split() == ["2", "300", "ms", "200", "ms", "MainThread,", "worker"]
+
+
+def test_a_hang_is_told_of_while_it_goes_on_and_stands_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    # Whatever the script does to its streams: what is told goes where it went before.
+    path.write_text(
+        "import os, sys\nfrom torchgil import held\nos.close(2)\nsys.stderr = None\nheld.sleep(1.0)\n"
+    )
+    done = watch("--hang", "300ms", "--json", tmp_path / "holds.json", path)
+    assert done.exit_code == 0, done
+    first, again, ended = [line for line in done.stderr.splitlines() if line.startswith("torchgil: ")][:3]
+    assert "the GIL is stuck: MainThread" in first
+    assert "has held it for 0.6" in again
+    assert ended.endswith("it has let it go")
+    assert f'    File "{path}", line 5, in <module>' in done.stderr
+    (hang,) = json.loads((tmp_path / "holds.json").read_text())["hangs"]
+    assert (hang["lineno"], hang["state"], hang["waiting"]) == (5, "sleeps in clock_nanosleep", [])
+
+
+def test_exit_after_ends_the_process(path: Path) -> None:
+    path.write_text("from torchgil import held\nheld.sleep(100)\n")
+    done = watch("--hang", "200ms", "--exit-after", "500ms", path)
+    assert done.exit_code == 70, done
+    assert done.stderr.endswith("torchgil: this process ends with exit code 70, as exit_after says\n")
+
+
+@pytest.mark.parametrize("options", [["--hang", "1ms"], ["--exit-after", "5s"], ["--hang", "x"]])
+def test_a_wrong_time_is_an_error_of_usage(path: Path, options: list[str]) -> None:
+    done = watch(*options, path)
+    assert done.exit_code == 2
+    assert "error: " in done.stderr.splitlines()[-1]

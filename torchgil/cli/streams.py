@@ -46,6 +46,11 @@ class Stderr:
                     while data:
                         data = data[self._write(data) :]
 
+    @property
+    def descriptor(self) -> int | None:
+        """For what writes without Python; None where it is no file."""
+        return None if self._descriptor < 0 else self._descriptor
+
     def _write(self, data: memoryview) -> int:
         try:
             return os.write(self._descriptor, data)

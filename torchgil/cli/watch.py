@@ -20,9 +20,12 @@ examples:
   torchgil watch serve.py --port 8000
   torchgil watch --threshold 20ms --stacks -m my_package.serve
   torchgil watch --fail -m pytest tests/test_serving.py
+  torchgil watch --hang 5s --exit-after 60s serve.py
 
 The script's output, exit code and exceptions are its own; what is found goes to stderr.
 Calls that release the GIL, and Python code, which gives way by itself, are never named.
+A hold that lasts longer than --hang is told of while it goes on, with the stacks of the
+thread that holds the GIL and of those that wait for it, and again after 2, 4, 8 times as long.
 """
 
 
@@ -39,10 +42,18 @@ def main(argv: list[str]) -> int:
         stderr.print(f"torchgil: {hold.format() if options.stacks else hold}".rstrip())
 
     def save(path: str) -> None:
-        write_json(path, document(watchdog.holds, options.threshold))
+        write_json(path, document(watchdog.holds, watchdog.hangs, options.threshold))
 
     try:
-        watchdog = Watchdog(options.threshold, on_hold=show, max_holds=100_000)
+        watchdog = Watchdog(
+            options.threshold,
+            on_hold=show,
+            max_holds=100_000,
+            hang=options.hang,
+            on_hang=lambda hang: None,  # it was told of already
+            exit_after=options.exit_after,
+            hang_output=stderr.descriptor,
+        )
     except ValueError as error:
         parser.error(str(error))
     with watchdog:
@@ -72,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
         type=script.duration_argument,
         default=0.05,
         help="name holds that are longer (default 50ms, at least twice the switch interval: 10ms)",
+    )
+    parser.add_argument(
+        "--hang",
+        metavar="TIME",
+        type=script.duration_argument,
+        default=10.0,
+        help="tell of a hold that is longer while it goes on (default 10s)",
+    )
+    parser.add_argument(
+        "--exit-after",
+        metavar="TIME",
+        type=script.duration_argument,
+        help="end the process, with exit code 70, where one hold lasts so long (at least --hang)",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
     parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was found as JSON")

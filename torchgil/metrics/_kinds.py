@@ -70,6 +70,14 @@ def _watchdog(watchdog: Watchdog, _: set[str]) -> list[Metric]:
     return [
         Metric("holds", "counter", "Holds of the GIL over the threshold", {(): stats.holds}),
         Metric("held_seconds", "counter", "Seconds that these holds took", {(): stats.held_s}, unit="s"),
+        Metric("hangs", "counter", "Holds that were told of while they went on", {(): stats.hangs}),
+        Metric(
+            "hold_seconds",
+            "gauge",
+            "For how long the hold goes on that the watchdog looks at now",
+            {(): stats.hold_s},
+            unit="s",
+        ),
         Metric("knocks", "counter", "Times that the watchdog asked for the GIL", {(): stats.knocks}),
         Metric("running", "gauge", "1 while the watchdog watches", {(): int(watchdog.running)}),
     ]

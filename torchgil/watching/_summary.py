@@ -1,12 +1,13 @@
-"""Holds that a watchdog found, as a table and as plain data. Pure."""
+"""Holds and hangs that a watchdog found, as a table and as plain data. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from traceback import FrameSummary
 from typing import Any
 
 from torchgil._formatting import duration, table
-from torchgil.watching._watchdog import LongHold
+from torchgil.watching._holds import Hang, LongHold
 
 __all__ = ["document", "summary"]
 
@@ -36,23 +37,38 @@ def summary(holds: list[LongHold], threshold_s: float) -> str:
     return f"torchgil: holds of the GIL over {duration(threshold_s)}\n{table(head, rows)}"
 
 
-def document(holds: list[LongHold], threshold_s: float) -> dict[str, Any]:
-    """The holds as plain data, for JSON."""
+def document(holds: list[LongHold], hangs: list[Hang], threshold_s: float) -> dict[str, Any]:
+    """Both as plain data, for JSON."""
     return {
         "format": "torchgil-watch",
         "version": 1,
         "threshold_s": threshold_s,
-        "holds": [
+        "holds": [_plain(hold) for hold in holds],
+        "hangs": [
             {
-                "duration_s": hold.duration_s,
-                "queued_s": hold.queued_s,
-                "thread_name": hold.thread_name,
-                "filename": hold.filename,
-                "lineno": hold.lineno,
-                "function": hold.function,
-                "exact": hold.exact,
-                "stack": [[frame.filename, frame.lineno, frame.name] for frame in hold.stack],
+                **_plain(hang),
+                "state": hang.state,
+                "waiting": [
+                    {"thread_name": each.thread_name, "stack": _frames(each.stack)} for each in hang.waiting
+                ],
             }
-            for hold in holds
+            for hang in hangs
         ],
     }
+
+
+def _plain(hold: LongHold) -> dict[str, Any]:
+    return {
+        "duration_s": hold.duration_s,
+        "queued_s": hold.queued_s,
+        "thread_name": hold.thread_name,
+        "filename": hold.filename,
+        "lineno": hold.lineno,
+        "function": hold.function,
+        "exact": hold.exact,
+        "stack": _frames(hold.stack),
+    }
+
+
+def _frames(stack: tuple[FrameSummary, ...]) -> list[list[Any]]:
+    return [[frame.filename, frame.lineno, frame.name] for frame in stack]

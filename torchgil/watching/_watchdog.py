@@ -4,142 +4,36 @@ Two native threads do it (csrc/gil/watch/prober.h). One looks, without the GIL, 
 who holds it; where the same thread is met twice it lets the other knock, that
 is, ask for the GIL as any thread would. Code that gives way by itself gives way
 to the knock. A call that does not is caught the moment it ends: the interpreter
-gives way right after it, with the call still the line its thread is in.
+gives way right after it, with the call still the line its thread is in. Where it
+does not end for seconds, the first thread says so itself, without Python.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
-import sysconfig
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from queue import SimpleQueue
-from traceback import FrameSummary, StackSummary
 
-from torchgil import _extension as extension
-from torchgil import _html as html
-from torchgil._checks import function, number, whole
-from torchgil._extension import Extension
-from torchgil._formatting import one_line
-from torchgil._garbage import COLLECTION_MEND, NO_COLLECTIONS, Collections, collections
+from torchgil._checks import function, number, shown, whole
 from torchgil._gil_half import C
 from torchgil.watching import _thread_life as thread_life
 from torchgil.watching._background import Background
+from torchgil.watching._holds import Hang, HangReport, HoldReport, LongHold, hang_of, hold_of
 
-__all__ = ["LongHold", "Watchdog", "WatchdogStats"]
+__all__ = ["Watchdog", "WatchdogStats"]
 
 _log = logging.getLogger("torchgil.watchdog")
 
-# What the prober reports: duration, queued, thread's name and ident, exact, frames, and the collections in
-# it: how many, their seconds, the longest one's, its generation.
-_Report = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
-
 _CALLBACK_PATIENCE_S = 5.0
-_WORTH_SAYING = 0.1  # of a hold: less in collections is left to the field
-
-# Whose files are not the user's own code.
-_LIBRARIES = (
-    "<frozen",
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,
-    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")},
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LongHold:
-    """One hold of the GIL over the threshold, and the Python line that caused it.
-
-    Attributes:
-        duration_s: For how long the thread was seen holding the GIL, in seconds. It may
-            have held it longer: what lay before the first look is not counted.
-        queued_s: How much of it the thread waited for a core, in seconds: the
-            operating system had given them to other threads.
-        thread_name: Name of the thread, as ``threading`` has it; for a thread that
-            Python did not start, the operating system's name.
-        ident: Its ``threading.Thread.ident``; 0 when it had ended already.
-        filename: File of the innermost Python frame; "" when it is not known.
-        lineno: Line in that file; 0 when it is not known.
-        function: Name of the function that the line is in.
-        stack: All its frames, outermost first, as ``traceback`` has them.
-        exact: Whether nothing speaks against the thread being still where it gave way. False:
-            other threads got the GIL in between, and then this one again or perhaps
-            again, so that the line may be a later one than the culprit.
-        collections: The garbage collections that fell into it, each of 0.1 ms at least, as far as they lie
-            in duration_s: the line is then where one happened to start, and need not be the one at fault.
-
-    Example:
-        >>> import torchgil
-        >>> with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
-        ...     _ = torchgil.held.spin(0.2)
-        >>> [(hold.function, hold.thread_name) for hold in watchdog.holds]
-        [('<module>', 'MainThread')]
-    """
-
-    duration_s: float
-    queued_s: float
-    thread_name: str
-    ident: int
-    filename: str
-    lineno: int
-    function: str
-    stack: tuple[FrameSummary, ...]
-    exact: bool
-    collections: Collections = NO_COLLECTIONS
-
-    @property
-    def caller(self) -> FrameSummary | None:
-        """The innermost frame outside the standard library and installed packages.
-
-        None where the culprit's own line is that frame, or no frame is.
-        """
-        for frame in reversed(self.stack):
-            if not frame.filename.startswith(_LIBRARIES):
-                return None if frame is self.stack[-1] else frame
-        return None
-
-    @property
-    def extension(self) -> Extension | None:
-        """The shared object that the innermost line called into; None: another, or not known for certain."""
-        return extension.of_line(self.filename, self.lineno) if self.exact else None
-
-    def __str__(self) -> str:
-        held = f"{one_line(self.thread_name)} held the GIL for {self.duration_s * 1e3:.1f} ms"
-        if self.collections.wall_s >= _WORTH_SAYING * self.duration_s:
-            held += f" ({collections(self.collections)})"
-        if not self.stack:
-            return f"{held}; it has no Python frame" + self._mend()
-        at = "at" if self.exact else "at or before"
-        caller = self.caller
-        via = f", called from {caller.filename}:{caller.lineno} in {caller.name}" if caller else ""
-        source = (caller or self.stack[-1]).line
-        place = one_line(f"{self.filename}:{self.lineno} in {self.function}{via}")
-        ran_in = self.extension
-        return (
-            f"{held} {at} {place}"
-            + (f": {source}" if source else "")
-            + (f"; it ran {ran_in}" if ran_in else "")
-            + self._mend()
-        )
-
-    def _mend(self) -> str:
-        return f"; {COLLECTION_MEND}" if self.collections.wall_s >= self.duration_s / 2 else ""
-
-    def format(self) -> str:
-        """The hold and the stack below it, as a traceback would print it."""
-        return f"{self}\nStack (most recent call last):\n" + "".join(
-            StackSummary.from_list(self.stack).format()
-        )
-
-    def _repr_html_(self) -> str:
-        headline, _, stack = self.format().partition("\n")
-        return html.page(
-            html.paragraph(headline, strong=True), html.preformatted(stack) if self.stack else ""
-        )
+_STANDARD_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +44,16 @@ class WatchdogStats:
         holds: How many holds over the threshold.
         held_s: How long they took together, in seconds.
         knocks: How often it asked for the GIL since it was started last.
+        hangs: How many holds were told of while they went on.
+        hold_s: For how long the hold has gone on, in seconds, that the watchdog looks at just now; 0 where
+            nobody has held the GIL at two of its looks.
     """
 
     holds: int
     held_s: float
     knocks: int
+    hangs: int = 0
+    hold_s: float = 0.0
 
 
 class Watchdog(Background["_Session"]):
@@ -171,6 +70,14 @@ class Watchdog(Background["_Session"]):
     A thread that ends right after a hold can be gone before anybody looked, rarely where the main thread is
     the only one to wait for the GIL: the hold is reported, with its name and without a line.
 
+    **Hangs.** Where one hold lasts longer than `hang` seconds and goes on, no Python code can run, and
+    nothing in Python can say so. A native thread of the watchdog's says it then: which thread, for how long,
+    its Python stack, whether it runs or sleeps and in which system call, and who waits for the GIL; again
+    when it has lasted 2, 4, 8 times as long, and once when it has ended. It reads the process's own memory:
+    no signal is sent, no thread is interrupted. Time in which the whole process stood still, by SIGSTOP, a
+    debugger or a suspended machine, does not count. A name that a thread was given in the second before the
+    hang may not be known yet.
+
     Start it with ``with``, or with ``start()`` and ``stop()``, as often as you like. It
     stops by itself at interpreter exit. In the child of a fork it is stopped, and
     can be started again.
@@ -183,12 +90,21 @@ class Watchdog(Background["_Session"]):
             the watching going on meanwhile. What it raises is logged. Without it,
             each hold is logged as a warning of the logger "torchgil.watchdog".
         max_holds: How many holds are kept, the newest ones.
+        hang: Seconds; a hold that lasts longer is told of while it goes on. None: none is.
+        on_hang: Called with each `Hang` once it has ended and Python runs again, as on_hold is. Without it,
+            each hang is logged as an error of the logger "torchgil.watchdog".
+        exit_after: Seconds; where one hold lasts as long, the process is told of it and ended with exit code
+            70, by ``_exit``: nothing is flushed, no handler runs. For a service that is restarted then. None:
+            it goes on.
+        hang_output: Where hangs are written while they go on: a path, which is appended to, or a file
+            descriptor, which has to stay open. None: to standard error, file descriptor 2.
         mean_gap: Seconds between two looks while nobody holds the GIL, on average; the
             gaps are random. None: a fifth of the threshold, at least 10 ms. Less meets short
             holds more surely and costs more.
 
     Raises:
-        ValueError: An argument is out of range, or on_hold is a coroutine function, which nobody would await.
+        ValueError: An argument is out of range, or a function is a coroutine function, which nobody awaits.
+        OSError: The file for hangs cannot be opened; raised by ``start``.
 
     >>> import torchgil
     >>> with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
@@ -205,6 +121,10 @@ class Watchdog(Background["_Session"]):
         *,
         max_holds: int = 1000,
         mean_gap: float | None = None,
+        hang: float | None = 10.0,
+        on_hang: Callable[[Hang], object] | None = None,
+        exit_after: float | None = None,
+        hang_output: int | str | PathLike[str] | None = None,
     ) -> None:
         self.threshold = _checked_threshold(threshold)
         wanted = "an integer of at least 1"
@@ -213,19 +133,31 @@ class Watchdog(Background["_Session"]):
             mean_gap = max(self.threshold / 5, 0.01)
         wanted = "from 0.0001 to 60 seconds"
         self.mean_gap = number("Watchdog: mean_gap", mean_gap, 1e-4, 60, wanted=wanted, kind=ValueError)
-        self.on_hold = None if on_hold is None else _checked_callback(on_hold)
-        self._reports: deque[_Report] = deque(maxlen=max_holds)
-        self._totals = [0.0, 0.0]  # holds, and their seconds; the prober's to write
+        self.on_hold = None if on_hold is None else _checked_callback("on_hold", on_hold)
+        self.hang = None if hang is None else _checked_hang(hang)
+        self.on_hang = None if on_hang is None else _checked_callback("on_hang", on_hang)
+        self.exit_after = None if exit_after is None else _checked_exit(exit_after, self.hang)
+        self.hang_output = _checked_output(hang_output)
+        self._reports: deque[HoldReport] = deque(maxlen=max_holds)
+        self._hang_reports: deque[HangReport] = deque(maxlen=max_holds)
+        self._totals = [0.0, 0.0, 0.0]  # holds, their seconds, hangs; the prober's to write
 
     @property
     def holds(self) -> list[LongHold]:
         """The holds so far, oldest first, of every time it ran. A new list at each call."""
-        return [_describe(report) for report in list(self._reports)]
+        return [hold_of(report) for report in list(self._reports)]
+
+    @property
+    def hangs(self) -> list[Hang]:
+        """The hangs so far that have ended, oldest first, of every time it ran. A new list at each call."""
+        return [hang_of(report) for report in list(self._hang_reports)]
 
     def stats(self) -> WatchdogStats:
         """How many holds there were, and how long they took; see `WatchdogStats`."""
-        holds, held_s = self._totals
-        return WatchdogStats(int(holds), held_s, self.knocks)
+        holds, held_s, hangs = self._totals
+        session = self._session
+        hold_s = 0.0 if session is None else session.prober.holding_s
+        return WatchdogStats(int(holds), held_s, self.knocks, int(hangs), hold_s)
 
     @property
     def knocks(self) -> int:
@@ -253,28 +185,34 @@ class _Session:
     """A watchdog that runs: its prober, and the thread that tells the user."""
 
     def __init__(self, watchdog: Watchdog) -> None:
-        self._told: SimpleQueue[_Report | None] = SimpleQueue()
+        self._told: _Told = SimpleQueue()
         # Before the thread: wherever Ctrl-C ends this, it ends too.
         weakref.finalize(self, self._told.put, None).atexit = False
         self._teller = threading.Thread(
             target=_tell,
-            args=(self._told, watchdog.on_hold or _log_hold),
+            args=(self._told, watchdog.on_hold or _log_hold, watchdog.on_hang or _log_hang),
             name="torchgil-watchdog",
             daemon=True,
         )
-        period = min(max(watchdog.threshold / 20, 0.0005), 0.005)
+        shortest = min(watchdog.threshold, watchdog.hang or math.inf)
+        self._output = _Output(watchdog.hang_output)
         try:
             self._teller.start()
             self.prober = C.Prober(
-                watchdog.threshold,
-                watchdog.mean_gap,
-                period,
+                threshold_s=watchdog.threshold,
+                mean_gap_s=watchdog.mean_gap,
+                look_period_s=min(max(shortest / 20, 0.0005), 0.005),
+                hang_s=watchdog.hang or 0.0,
+                exit_after_s=watchdog.exit_after or 0.0,
+                output=self._output.descriptor,
                 threads=getattr(threading, "_active", {}),
                 sinks=[watchdog._reports.append, self._told.put],
+                hang_sinks=[watchdog._hang_reports.append, self._told.put],
                 totals=watchdog._totals,
             )
         except BaseException:
             self._told.put(None)
+            self._output.close()
             raise
 
     def listen(self) -> None:
@@ -284,6 +222,7 @@ class _Session:
         self.prober.stop()
         thread_life.leave(self.prober)
         self._told.put(None)
+        self._output.close()
 
     def wait_for_on_hold(self) -> None:
         if threading.current_thread() is self._teller:
@@ -295,42 +234,42 @@ class _Session:
             )
 
 
-def _tell(told: SimpleQueue[_Report | None], on_hold: Callable[[LongHold], object]) -> None:
+_Told = SimpleQueue[HoldReport | HangReport | None]
+
+
+def _tell(told: _Told, on_hold: Callable[[LongHold], object], on_hang: Callable[[Hang], object]) -> None:
     while (report := told.get()) is not None:
         try:
-            on_hold(_describe(report))
+            if len(report) == 3:  # as a hang's has
+                on_hang(hang_of(report))
+            else:
+                on_hold(hold_of(report))
         except BaseException:  # whatever it is, the watching goes on
-            _log.exception("Watchdog: on_hold raised; the watchdog goes on")
-
-
-def _describe(report: _Report) -> LongHold:
-    duration_s, queued_s, name, ident, exact, frames, (count, collecting_s, longest_s, generation) = report
-    stack = tuple(
-        FrameSummary(filename, lineno, function, lookup_line=False) for filename, lineno, function in frames
-    )
-    filename, lineno, function = frames[-1] if frames else ("", 0, "")
-    return LongHold(
-        duration_s=duration_s,
-        queued_s=queued_s,
-        thread_name=name or (f"thread {ident}" if ident else "a thread that has ended"),
-        ident=ident,
-        filename=filename,
-        lineno=lineno,
-        function=function,
-        stack=stack,
-        exact=exact,
-        collections=Collections(
-            count=count,
-            wall_s=collecting_s,
-            held_s=collecting_s,
-            longest_s=longest_s,
-            generation=generation if count else None,
-        ),
-    )
+            _log.exception("Watchdog: on_hold or on_hang raised; the watchdog goes on")
 
 
 def _log_hold(hold: LongHold) -> None:
     _log.warning("%s", hold.format().rstrip())
+
+
+def _log_hang(hang: Hang) -> None:
+    _log.error("%s", hang.format().rstrip())
+
+
+class _Output:
+    """Where hangs are written: a file of ours, or a file descriptor that is there."""
+
+    def __init__(self, output: int | str | None) -> None:
+        self._path = isinstance(output, str)
+        if isinstance(output, str):
+            output = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.descriptor = _STANDARD_ERROR if output is None else output
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        if self._path:
+            self._path = False
+            os.close(self.descriptor)
 
 
 def _checked_threshold(threshold: float) -> float:
@@ -339,9 +278,33 @@ def _checked_threshold(threshold: float) -> float:
     return number("Watchdog: threshold", threshold, least, 3600, wanted=wanted, kind=ValueError)
 
 
-def _checked_callback(on_hold: object) -> Callable[[LongHold], object]:
+def _checked_hang(hang: float) -> float:
+    least = 2 * sys.getswitchinterval()
+    wanted = f"from {least:g} (twice the switch interval) to 86400 seconds, or None"
+    return number("Watchdog: hang", hang, least, 86400, wanted=wanted, kind=ValueError)
+
+
+def _checked_exit(exit_after: float, hang: float | None) -> float:
+    if hang is None:
+        raise ValueError("Watchdog: exit_after needs hang, which tells what went on: it is None")
+    wanted = f"from {hang:g} (hang) to 86400 seconds, or None"
+    return number("Watchdog: exit_after", exit_after, hang, 86400, wanted=wanted, kind=ValueError)
+
+
+def _checked_output(output: object) -> int | str | None:
+    wanted = "Watchdog: hang_output must be a path, a file descriptor, or None"
+    if output is None or (isinstance(output, int) and not isinstance(output, bool) and output >= 0):
+        return output
     try:
-        callback: Callable[[LongHold], object] = function("Watchdog: on_hold", on_hold)
+        # Of this moment's folder, whatever the program's is when it starts.
+        return os.path.abspath(os.fsdecode(output))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{wanted}, got {shown(output)}") from None
+
+
+def _checked_callback(name: str, given: object) -> Callable[..., object]:
+    try:
+        callback: Callable[..., object] = function(f"Watchdog: {name}", given)
     except TypeError as error:
         raise ValueError(str(error)) from None
     return callback

@@ -18,6 +18,8 @@
 
 #include "cpython/gil_holder.h"
 
+#include <pthread.h>
+
 #if PY_VERSION_HEX < 0x030D0000
 // The header's own C11 atomics are not C++; its fallback reads the same words.
 #undef HAVE_STD_ATOMIC
@@ -30,6 +32,15 @@ extern "C" const char _PyRuntime[];
 #endif
 
 namespace torchgil {
+
+namespace {
+
+[[maybe_unused]] GilMemory memory_of(const void* gil, size_t size) noexcept {
+  const auto begin = reinterpret_cast<uintptr_t>(gil);
+  return gil ? GilMemory{begin, begin + size} : GilMemory{};
+}
+
+} // namespace
 
 #if PY_VERSION_HEX < 0x030C0000
 
@@ -47,6 +58,10 @@ uint64_t gil_switches() noexcept {
 
 bool has_main_gil(const PyThreadState*) noexcept {
   return true; // there is one for all interpreters
+}
+
+GilMemory gil_memory() noexcept {
+  return memory_of(&_PyRuntime.ceval.gil, sizeof(_PyRuntime.ceval.gil));
 }
 
 #elif PY_VERSION_HEX < 0x030D0000
@@ -80,6 +95,12 @@ bool has_main_gil(const PyThreadState* state) noexcept {
   const PyInterpreterState* main = PyInterpreterState_Main();
   return main == nullptr || state->interp == main ||
       state->interp->ceval.gil == main->ceval.gil;
+}
+
+GilMemory gil_memory() noexcept {
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  return main ? memory_of(main->ceval.gil, sizeof(*main->ceval.gil))
+              : GilMemory{};
 }
 
 #else
@@ -146,6 +167,16 @@ bool has_main_gil(const PyThreadState* state) noexcept {
   const uint64_t gil = offsets().ceval_gil;
   return main == nullptr || state->interp == main || !gil_holder_known() ||
       load<const void*>(state->interp, gil) == load<const void*>(main, gil);
+}
+
+GilMemory gil_memory() noexcept {
+  // Four words and two pairs of condition and mutex. How they lie is known of
+  // no version, and what lies behind them is no futex that anybody sleeps on.
+  constexpr size_t kSize = 4 * sizeof(unsigned long) +
+      2 * (sizeof(pthread_cond_t) + sizeof(pthread_mutex_t));
+  const PyInterpreterState* main = PyInterpreterState_Main();
+  return main ? memory_of(load<const void*>(main, offsets().ceval_gil), kSize)
+              : GilMemory{};
 }
 
 #endif

@@ -31,4 +31,13 @@ bool has_main_gil(const PyThreadState* state) noexcept;
 /// GIL: not needed.
 uint64_t gil_switches() noexcept;
 
+/// Where the GIL itself lies: its lock, and what its waiters sleep on.
+struct GilMemory {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;
+};
+
+/// GIL: not needed.
+GilMemory gil_memory() noexcept;
+
 } // namespace torchgil

@@ -2,6 +2,7 @@
 #include "cpython/thread_states.h"
 
 #include "collections/paused.h"
+#include "own_memory.h"
 
 namespace torchgil {
 
@@ -40,6 +41,40 @@ uint64_t native_id_of([[maybe_unused]] const PyThreadState* state) {
 #else
   return 0;
 #endif
+}
+
+uint64_t native_id_at([[maybe_unused]] const void* state) {
+  unsigned long id = 0;
+#if PY_VERSION_HEX >= 0x030B0000
+  const auto* at = static_cast<const char*>(state);
+  if (!read_memory(at + offsetof(PyThreadState, native_thread_id), id)) {
+    return 0;
+  }
+#endif
+  return id;
+}
+
+const void* state_of_native_thread([[maybe_unused]] uint64_t native_id) {
+#if PY_VERSION_HEX >= 0x030B0000
+  constexpr int kMostThreads = 100'000; // a list that is no list ends, too
+  PyInterpreterState* main = PyInterpreterState_Main();
+  const char* state = main == nullptr
+      ? nullptr
+      : reinterpret_cast<const char*>(PyInterpreterState_ThreadHead(main));
+  for (int i = 0; state != nullptr && i < kMostThreads; ++i) {
+    unsigned long id = 0;
+    const char* next = nullptr;
+    if (!read_memory(state + offsetof(PyThreadState, native_thread_id), id) ||
+        !read_memory(state + offsetof(PyThreadState, next), next)) {
+      return nullptr;
+    }
+    if (id == native_id) {
+      return state;
+    }
+    state = next;
+  }
+#endif
+  return nullptr;
 }
 
 py::set idents_of_threads() {

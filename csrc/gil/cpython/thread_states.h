@@ -21,6 +21,15 @@ PyThreadState* find_thread(const void* address);
 /// keep it. GIL: held.
 uint64_t native_id_of(const PyThreadState* state);
 
+/// The same, of a state that may be gone: then 0 or anything. GIL: not needed.
+uint64_t native_id_at(const void* state);
+
+/// The state of the main interpreter's thread with this number of the operating
+/// system, or nullptr: none is found before 3.11. The list is copied word by
+/// word from where it lies, for nobody can ask for its lock while the GIL is
+/// stuck. GIL: not needed.
+const void* state_of_native_thread(uint64_t native_id);
+
 /// The threads that are in Python code, those that Python did not start among
 /// them, by threading.Thread.ident. GIL: held throughout.
 ///

@@ -21,9 +21,9 @@
 #include <torchgil/gil.h>
 #include "cpython/gil_holder.h"
 #include "cpython/gil_lock.h"
+#include "os_thread.h"
 #include "redirect/redirect.h"
 #include "trace/event_log.h"
-#include "trace/futex_waiters.h"
 #include "trace/gil_state.h"
 
 #include <pthread.h>
@@ -269,7 +269,7 @@ void mark_holder(int64_t time_ns) {
 
 std::vector<int64_t> waiting() {
   const auto begin = reinterpret_cast<uintptr_t>(get(lock.cond));
-  return begin ? futex_waiters(begin, begin + sizeof(pthread_cond_t))
+  return begin ? sleepers_on(begin, begin + sizeof(pthread_cond_t))
                : std::vector<int64_t>{};
 }
 

@@ -3,25 +3,28 @@
 
 #include "cpython/thread_states.h"
 
-#include <fstream>
 #include <string>
+
+#include "os_thread.h"
 
 namespace torchgil {
 
 namespace {
 
-/// Its threading.Thread's name, read without running the property; for a
-/// thread that Python did not start, what the operating system calls it.
-py::object name_of(const Culprit& culprit, const py::dict& threads) {
+/// Its threading.Thread's name and number, read without running the properties;
+/// for a thread that Python did not start, what the operating system calls it.
+void name(Culprit& culprit, const py::dict& threads) {
   const py::int_ ident(culprit.ident);
-  if (threads.contains(ident)) {
-    return py::getattr(threads[ident], "_name", py::str());
+  if (!threads.contains(ident)) {
+    culprit.name = py::str(system_name_of(folder_of(culprit.native_id)));
+    return;
   }
-  std::ifstream file(
-      "/proc/self/task/" + std::to_string(culprit.native_id) + "/comm");
-  std::string name;
-  std::getline(file, name);
-  return py::str(name);
+  const py::object thread = threads[ident];
+  culprit.name = py::getattr(thread, "_name", py::str());
+  const py::object number = py::getattr(thread, "_native_id", py::none());
+  if (culprit.native_id == 0 && PyLong_CheckExact(number.ptr())) {
+    culprit.native_id = PyLong_AsUnsignedLongMask(number.ptr()); // before 3.11
+  }
 }
 
 Culprit without_frames(PyThreadState* state, const py::dict& threads) {
@@ -34,11 +37,11 @@ Culprit without_frames(PyThreadState* state, const py::dict& threads) {
   }
   thread.ident = state->thread_id;
   thread.native_id = native_id_of(state);
-  thread.name = name_of(thread, threads);
+  name(thread, threads);
   return thread;
 }
 
-NamedThread name(PyThreadState* state, const py::dict& threads) {
+NamedThread named(PyThreadState* state, const py::dict& threads) {
   const Culprit thread = without_frames(state, threads);
   return {
       state,
@@ -49,6 +52,25 @@ NamedThread name(PyThreadState* state, const py::dict& threads) {
 }
 
 } // namespace
+
+std::string in_utf8(const py::object& name) {
+  const auto bytes = py::reinterpret_steal<py::object>(
+      PyUnicode_Check(name.ptr())
+          ? PyUnicode_AsEncodedString(name.ptr(), "utf-8", "surrogatepass")
+          : nullptr);
+  if (!bytes) {
+    PyErr_Clear(); // no memory, or a name that is no str
+    return "";
+  }
+  return {
+      PyBytes_AS_STRING(bytes.ptr()),
+      static_cast<size_t>(PyBytes_GET_SIZE(bytes.ptr()))};
+}
+
+py::str from_utf8(const std::string& text) {
+  return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
+      text.data(), static_cast<Py_ssize_t>(text.size()), "surrogatepass"));
+}
 
 Culprit look_up_culprit(const void* holder, const py::dict& threads) {
   PyThreadState* state = find_thread(holder);
@@ -76,7 +98,24 @@ Culprit look_up_culprit(const void* holder, const py::dict& threads) {
 
 NamedThread named_thread(const void* address, const py::dict& threads) {
   PyThreadState* state = find_thread(address);
-  return state != nullptr ? name(state, threads) : NamedThread{};
+  return state != nullptr ? named(state, threads) : NamedThread{};
+}
+
+KnownThreads::Threads known_threads(const py::dict& threads) {
+  KnownThreads::Threads found;
+  PyThreadState* state =
+      PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+  for (; state != nullptr; state = PyThreadState_Next(state)) {
+    const Culprit thread = without_frames(state, threads);
+    found[state] = {
+        state, thread.ident, thread.native_id, in_utf8(thread.name)};
+  }
+  return found;
+}
+
+KnownThread this_thread(const py::object& name) {
+  PyThreadState* state = PyThreadState_Get();
+  return {state, state->thread_id, this_native_id(), in_utf8(name)};
 }
 
 std::vector<NamedThread> named_threads(const py::dict& threads) {
@@ -84,7 +123,7 @@ std::vector<NamedThread> named_threads(const py::dict& threads) {
   PyThreadState* state =
       PyInterpreterState_ThreadHead(PyInterpreterState_Main());
   for (; state != nullptr; state = PyThreadState_Next(state)) {
-    found.push_back(name(state, threads));
+    found.push_back(named(state, threads));
   }
   return found;
 }

@@ -4,7 +4,10 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
+
+#include "watch/known_threads.h"
 
 namespace torchgil {
 
@@ -18,6 +21,13 @@ struct Culprit {
   py::list frames;
 };
 
+/// A str as UTF-8, half surrogate pairs included; "" of what is no str. GIL:
+/// held.
+std::string in_utf8(const py::object& name);
+
+/// And back. GIL: held.
+py::str from_utf8(const std::string& text);
+
 /// A thread's name, as threading has it, or the OS.
 struct NamedThread {
   const void* state = nullptr; // its PyThreadState's address
@@ -30,6 +40,13 @@ NamedThread named_thread(const void* address, const py::dict& threads);
 
 /// All threads of the main interpreter. GIL: held throughout.
 std::vector<NamedThread> named_threads(const py::dict& threads);
+
+/// All threads of the main interpreter, without their frames. GIL: held
+/// throughout.
+KnownThreads::Threads known_threads(const py::dict& threads);
+
+/// The calling thread, which has this name. GIL: held throughout.
+KnownThread this_thread(const py::object& name);
 
 /// Looks up the thread whose PyThreadState has this address; `threads` are
 /// threading's own, by ident. Runs no Python code, so with collections paused

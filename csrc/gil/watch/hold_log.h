@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,8 @@
 
 namespace torchgil {
 
+struct Hang;
+
 /// One thread seen holding the GIL, look after look, without a gap.
 struct Hold {
   const void* holder; // the PyThreadState's address
@@ -19,9 +22,11 @@ struct Hold {
   Clock::time_point last;
   bool may_have_run_on = false; // it held the GIL again later, or could have
   QueuedTimes queued_before{};  // of every thread, early in this hold
+  Clock::duration stopped{};    // of it nothing in this process ran (stops.h)
+  std::shared_ptr<const Hang> hang{}; // as it was told while it went on
 
   Clock::duration length() const {
-    return last - first;
+    return last - first - stopped;
   }
 };
 
@@ -60,9 +65,15 @@ class HoldLog {
     switches_ = switches;
   }
 
-  void see(const void* holder, uint64_t switches, Clock::time_point now) {
+  /// Of the time since the last look nothing in this process ran for `stopped`.
+  void see(
+      const void* holder,
+      uint64_t switches,
+      Clock::time_point now,
+      Clock::duration stopped = {}) {
     if (holder == current_.holder && switches == switches_) {
       current_.last = now;
+      current_.stopped += stopped;
       return;
     }
     // Whom the GIL went to since the last look, without being seen.
@@ -95,6 +106,19 @@ class HoldLog {
     current_.queued_before = std::move(times);
   }
 
+  const Hold& current() const {
+    return current_;
+  }
+
+  /// Whether this hold still goes on.
+  bool goes_on(const Hold& hold) const {
+    return hold.holder == current_.holder && hold.first == current_.first;
+  }
+
+  void set_hang(std::shared_ptr<const Hang> hang) {
+    current_.hang = std::move(hang);
+  }
+
   /// The waiting ended. The last hold lasted until now, unless the looks had
   /// become so rare that one cannot say. `self` has the GIL now.
   std::vector<Hold> finish(
@@ -109,7 +133,8 @@ class HoldLog {
 
  private:
   void close() {
-    if (current_.holder != nullptr && current_.length() > threshold_) {
+    if (current_.holder != nullptr &&
+        (current_.length() > threshold_ || current_.hang)) {
       long_holds_.push_back(std::move(current_));
     }
   }

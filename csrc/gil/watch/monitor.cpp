@@ -1,9 +1,8 @@
-// csrc/gil/watch/monitor.cpp: a native thread that counts who holds the GIL.
+// csrc/gil/watch/monitor.cpp: counts who holds the GIL, look by look.
 #include "watch/monitor.h"
 
 #include "collections/collections.h"
 #include "cpython/gil_holder.h"
-#include "native_thread.h"
 
 #include <algorithm>
 #include <unordered_map>
@@ -13,8 +12,7 @@ namespace torchgil {
 
 Monitor::Monitor(Clock::duration interval, size_t kept)
     : interval_(interval), kept_(kept) {
-  SignalsBlocked blocked;
-  thread_ = std::thread(&Monitor::run, this);
+  looker::add(*this, next_look(Clock::now()));
 }
 
 Monitor::~Monitor() {
@@ -29,11 +27,7 @@ void Monitor::stop() {
       until_ = Clock::now();
     }
   }
-  wake_.notify_one();
-  std::lock_guard joining(joining_);
-  if (thread_.joinable()) {
-    thread_.join();
-  }
+  looker::remove(*this);
 }
 
 // A random moment of the stretch after the last one, or of the first that is
@@ -49,35 +43,30 @@ Clock::time_point Monitor::next_look(Clock::time_point now) {
 }
 
 // GIL: never held, never asked for.
-void Monitor::run() {
-  name_this_thread("torchgil-count");
-  std::unique_lock lock(mutex_);
-  auto now = Clock::now();
-  while (true) {
-    wake_.wait_until(lock, next_look(now), [this] { return stopping_; });
-    if (stopping_) {
-      return;
-    }
-    now = Clock::now();
-    ++count_;
-    Look look{now, nullptr, false};
-    if (const void* state = gil_holder()) {
-      look.collecting = collections::collecting() == state;
-      look.holder = &holders_.at(state);
-      ++look.holder->looks;
-      look.holder->collecting += look.collecting;
-      ++look.holder->kept;
-    }
-    if (looks_.size() < kept_) {
-      looks_.push_back(look);
-    } else {
-      kept_since_ = looks_[oldest_].when;
-      if (Holder* before = std::exchange(looks_[oldest_], look).holder) {
-        --before->kept;
-      }
-      oldest_ = (oldest_ + 1) % kept_;
-    }
+Clock::time_point Monitor::look(Clock::time_point now) {
+  std::lock_guard lock(mutex_);
+  if (stopping_) {
+    return looker::kNever;
   }
+  ++count_;
+  Look look{now, nullptr, false};
+  if (const void* state = gil_holder()) {
+    look.collecting = collections::collecting() == state;
+    look.holder = &holders_.at(state);
+    ++look.holder->looks;
+    look.holder->collecting += look.collecting;
+    ++look.holder->kept;
+  }
+  if (looks_.size() < kept_) {
+    looks_.push_back(look);
+  } else {
+    kept_since_ = looks_[oldest_].when;
+    if (Holder* before = std::exchange(looks_[oldest_], look).holder) {
+      --before->kept;
+    }
+    oldest_ = (oldest_ + 1) % kept_;
+  }
+  return next_look(now);
 }
 
 Monitor::Counts Monitor::take() {

@@ -1,18 +1,17 @@
-// csrc/gil/watch/monitor.h: a native thread that counts who holds the GIL.
+// csrc/gil/watch/monitor.h: counts who holds the GIL, look by look.
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "clock.h"
 #include "watch/holders.h"
+#include "watch/looker.h"
 
 namespace torchgil {
 
@@ -20,7 +19,7 @@ namespace torchgil {
 /// holds the GIL, without ever asking for it. Every moment is looked at with
 /// the same chance, so the share of looks that find it held is, on average, the
 /// share of the time.
-class Monitor {
+class Monitor : private LookClient {
  public:
   /// Looks that found one thread holding the GIL.
   struct Held {
@@ -35,14 +34,14 @@ class Monitor {
     std::vector<Held> held;
   };
 
-  /// Starts the thread. `kept` looks can be asked for again. GIL: not needed.
+  /// Begins. `kept` looks can be asked for again. GIL: not needed.
   Monitor(Clock::duration interval, size_t kept);
-  ~Monitor();
+  ~Monitor() override;
   Monitor(const Monitor&) = delete;
   Monitor& operator=(const Monitor&) = delete;
 
-  /// The thread has ended when it returns, also where another thread called it
-  /// first; what was counted stays. GIL: not needed, and better not held.
+  /// No look is made any more when it returns, also where another thread called
+  /// it first; what was counted stays. GIL: must not be held.
   void stop();
 
   /// What was counted since this was called before.
@@ -71,14 +70,12 @@ class Monitor {
     bool collecting;
   };
 
-  void run();
+  Clock::time_point look(Clock::time_point now) override;
   Clock::time_point next_look(Clock::time_point now);
 
   const Clock::duration interval_;
   const size_t kept_;
-  std::mutex joining_; // by whoever waits for the thread to end
   mutable std::mutex mutex_;
-  std::condition_variable wake_;
   bool stopping_ = false;
   Clock::time_point since_ = Clock::now(); // what take() begins with
   Clock::time_point kept_since_ = since_;
@@ -89,7 +86,6 @@ class Monitor {
   std::vector<Look> looks_; // a ring once it has kept_
   size_t oldest_ = 0;
   std::minstd_rand random_{std::random_device{}()};
-  std::thread thread_; // last: it uses the rest
 };
 
 } // namespace torchgil

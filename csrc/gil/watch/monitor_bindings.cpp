@@ -128,24 +128,8 @@ class PyMonitor {
     }
   }
 
-  // A name may have halves of surrogate pairs.
-  static std::string in_utf8(const py::object& name) {
-    const auto bytes = py::reinterpret_steal<py::object>(
-        PyUnicode_AsEncodedString(name.ptr(), "utf-8", "surrogatepass"));
-    if (!bytes) {
-      PyErr_Clear();
-      return {};
-    }
-    return bytes.cast<std::string>();
-  }
-
   static py::object shown(const std::string& name) {
-    return name.empty()
-        ? py::none()
-        : py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
-              name.data(),
-              static_cast<Py_ssize_t>(name.size()),
-              "surrogatepass"));
+    return name.empty() ? py::none() : py::object(from_utf8(name));
   }
 
   const pid_t started_in_ = getpid();

@@ -1,5 +1,4 @@
-// csrc/gil/watch/prober.cpp: two native threads that find who holds the GIL
-// long.
+// csrc/gil/watch/prober.cpp: finds who holds the GIL long.
 #include <Python.h>
 
 #include "watch/prober.h"
@@ -15,6 +14,8 @@
 
 namespace torchgil {
 namespace {
+
+constexpr int kLongestGap = 2; // of the mean
 
 /// This thread's state for as long as it lives. PyGILState_Ensure would make
 /// one for each knock, behind a lock of the interpreter's: in the child of a
@@ -47,15 +48,24 @@ class ThreadState {
 
 } // namespace
 
-Prober::Prober(Settings settings, Report report)
+Prober::Prober(
+    const Settings& settings,
+    const KnownThreads& known,
+    Report report,
+    Knocked knocked)
     : settings_(settings),
       report_(std::move(report)),
+      knocked_(std::move(knocked)),
       log_(settings.threshold, settings.look_period),
-      main_look_(std::make_unique<MainLook>([this] { report_holds(); })) {
-  SignalsBlocked blocked;
-  looker_ = std::thread(&Prober::look, this);
-  try {
+      main_look_(std::make_unique<MainLook>([this] { report_holds(); })),
+      hangs_(settings.hangs, known),
+      stops_(settings.look_period) {
+  {
+    SignalsBlocked blocked;
     knocker_ = std::thread(&Prober::knock, this);
+  }
+  try {
+    looker::add(*this, Clock::now());
   } catch (...) { // the system has no more threads
     stop();
     throw;
@@ -64,8 +74,7 @@ Prober::Prober(Settings settings, Report report)
 
 Prober::~Prober() {
   stop();
-  if (looker_.joinable()) { // the knocker is parked: see stop()
-    looker_.join();
+  if (knocker_.joinable()) { // it is parked: see stop()
     knocker_.detach();
   }
 }
@@ -74,8 +83,14 @@ void Prober::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    wake_looker_.notify_one();
     wake_knocker_.notify_one();
+  }
+  looker::remove(*this);
+  {
+    std::unique_lock lock(mutex_);
+    if (told_) { // it has ended: whoever stops this had the GIL
+      tell_end_of_hang(lock);
+    }
     if (asking_ && interpreter_is_finalizing()) {
       // A thread that asked for the GIL before the interpreter began to shut
       // down, and has not got it, never gets it. The knocker is parked and uses
@@ -84,9 +99,6 @@ void Prober::stop() {
     }
   }
   std::lock_guard joining(joining_);
-  if (looker_.joinable()) {
-    looker_.join();
-  }
   if (knocker_.joinable()) {
     knocker_.join();
   }
@@ -98,67 +110,126 @@ int64_t Prober::knocks() const {
   return knocks_;
 }
 
-// GIL: never held, never asked for.
-void Prober::look() {
-  name_this_thread("torchgil-look");
-  std::minstd_rand random(std::random_device{}());
-  // Random gaps cannot fall into step with the program. They are cut off at
-  // twice their mean, so that a longer hold is met for certain. Where somebody
-  // holds the GIL, the second look comes soon.
-  std::exponential_distribution<double> gap(1.0);
-  const void* before = nullptr;
-  std::unique_lock lock(mutex_);
-  while (!stopping_) {
-    const Clock::duration pause = before != nullptr
-        ? settings_.look_period
-        : std::chrono::duration_cast<Clock::duration>(
-              std::min(gap(random), 2.0) * settings_.mean_gap);
-    wake_looker_.wait_for(lock, pause, [this] { return stopping_; });
-    if (interpreter_is_finalizing()) {
-      return; // it takes apart what is looked at
-    }
-    const void* holder = gil_holder();
-    if (holder == nullptr || holder != before || stopping_) {
-      before = holder;
-      continue;
-    }
-    log_.begin(holder, gil_switches(), Clock::now());
-    ++knocks_;
-    waiting_ = true;
-    wake_knocker_.notify_one();
-    look_while_waiting(lock);
-    before = nullptr;
-  }
+Clock::duration Prober::holding() const {
+  std::lock_guard lock(mutex_);
+  return waiting_ ? log_.current().length() : Clock::duration::zero();
 }
 
 // GIL: never held, never asked for.
-void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
-  while (true) {
-    wake_looker_.wait_for(
-        lock, settings_.look_period, [this] { return stopping_ || !waiting_; });
-    if (stopping_ || !waiting_ || interpreter_is_finalizing()) {
-      return;
-    }
-    const uint64_t switches = gil_switches();
-    const void* holder = gil_holder();
-    if (switches != gil_switches()) {
-      continue; // it goes from hand to hand: the next look is soon
-    }
-    log_.see(holder, switches, Clock::now());
-    if (log_.getting_long()) {
-      main_look_->ask();
-    }
-    if (log_.wants_queued_times()) {
-      // 10 us a thread, without the lock: the knocker must not wait for it
-      // when it gets the GIL meanwhile.
-      lock.unlock();
-      QueuedTimes times = queued_times();
-      lock.lock();
-      if (waiting_) {
-        log_.set_queued_times(std::move(times));
-      }
-    }
+Clock::time_point Prober::look(Clock::time_point now) {
+  std::unique_lock lock(mutex_);
+  if (stopping_ || interpreter_is_finalizing()) {
+    return looker::kNever; // it takes apart what is looked at
   }
+  if (waiting_) {
+    look_while_waiting(lock);
+    return Clock::now() + settings_.look_period;
+  }
+  if (waited_) { // until a moment ago
+    waited_ = false;
+    if (told_) {
+      tell_end_of_hang(lock);
+    }
+    return now + random_gap();
+  }
+  return look_at_rest(now);
+}
+
+// What others look at comes at random, too: while all is well theirs will do,
+// for as long as there is one within the longest gap.
+Clock::time_point Prober::look_along(
+    Clock::time_point now, Clock::time_point due) {
+  std::lock_guard lock(mutex_);
+  if (waiting_ || waited_ || before_ != nullptr || stopping_ ||
+      interpreter_is_finalizing()) {
+    return due; // a look at a time of its own
+  }
+  const auto next = look_at_rest(now);
+  return before_ != nullptr ? next : now + kLongestGap * settings_.mean_gap;
+}
+
+// Random gaps cannot fall into step with the program. They are cut off, so that
+// a hold that is longer than the longest is met for certain.
+Clock::duration Prober::random_gap() {
+  std::exponential_distribution<double> gap(1.0);
+  return std::chrono::duration_cast<Clock::duration>(
+      std::min<double>(gap(random_), kLongestGap) * settings_.mean_gap);
+}
+
+// Where somebody holds the GIL, the second look comes soon.
+Clock::time_point Prober::look_at_rest(Clock::time_point now) {
+  const void* holder = gil_holder();
+  const void* before = std::exchange(before_, holder);
+  if (holder == nullptr) {
+    return now + random_gap();
+  }
+  if (holder == before) {
+    log_.begin(holder, gil_switches(), Clock::now());
+    stops_.begin_again();
+    ++knocks_;
+    waiting_ = waited_ = true;
+    before_ = nullptr;
+    wake_knocker_.notify_one();
+  }
+  return Clock::now() + settings_.look_period;
+}
+
+void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
+  const uint64_t switches = gil_switches();
+  const void* holder = gil_holder();
+  if (switches != gil_switches()) {
+    return; // it goes from hand to hand: the next look is soon
+  }
+  log_.see(holder, switches, Clock::now(), stops_.since_last());
+  if (told_ && log_.current().hang == told_) {
+    told_length_ = log_.current().length();
+  } else if (told_) {
+    tell_end_of_hang(lock);
+  }
+  if (log_.getting_long()) {
+    main_look_->ask();
+  }
+  if (log_.wants_queued_times()) {
+    // 10 us a thread, without the lock: the knocker must not wait for it
+    // when it gets the GIL meanwhile.
+    lock.unlock();
+    QueuedTimes times = queued_times();
+    lock.lock();
+    if (waiting_) {
+      log_.set_queued_times(std::move(times));
+    }
+    stops_.begin_again();
+  }
+  if (waiting_ && hangs_.due(log_.current())) {
+    look_at_hang(lock, switches);
+    stops_.begin_again();
+  }
+}
+
+// Without the lock for as long as it takes: the knocker must not wait for it.
+void Prober::look_at_hang(
+    std::unique_lock<std::mutex>& lock, uint64_t switches) {
+  const Hold hold = log_.current();
+  lock.unlock();
+  auto hang = hangs_.look(hold, switches);
+  lock.lock();
+  if (hang == nullptr || !waiting_ || !log_.goes_on(hold)) {
+    return;
+  }
+  log_.set_hang(hang);
+  told_ = std::move(hang);
+  told_length_ = hold.length();
+  lock.unlock();
+  hangs_.tell(hold, *told_);
+  lock.lock();
+}
+
+void Prober::tell_end_of_hang(std::unique_lock<std::mutex>& lock) {
+  const auto ended = std::exchange(told_, nullptr);
+  lock.unlock();
+  hangs_.tell_end(*ended, told_length_);
+  lock.lock();
+  stops_.begin_again();
 }
 
 // GIL: asked for once per knock, held for microseconds, or while reporting; and
@@ -184,6 +255,7 @@ void Prober::knock() {
       state.end();
     } else {
       report_holds();
+      knocked_();
       state.release();
       lock.lock();
     }
@@ -202,7 +274,6 @@ void Prober::report_holds() {
     waiting_ = false;
     holds = log_.finish(gil_holder(), gil_switches(), now);
   }
-  wake_looker_.notify_one();
   for (const Hold& hold : holds) {
     report_(hold);
   }

@@ -1,4 +1,4 @@
-// csrc/gil/watch/prober.h: two native threads that find who holds the GIL long.
+// csrc/gil/watch/prober.h: finds who holds the GIL long.
 #pragma once
 
 #include <chrono>
@@ -7,10 +7,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <thread>
 
+#include "watch/hang_watch.h"
 #include "watch/hold_log.h"
+#include "watch/known_threads.h"
+#include "watch/looker.h"
 #include "watch/main_look.h"
+#include "watch/stops.h"
 
 namespace torchgil {
 
@@ -22,52 +27,74 @@ namespace torchgil {
 /// culprit has just given way and cannot have gone on. Where the main thread
 /// gets it first, that does the same in the knocker's place.
 ///
+/// Where the same hold goes on for long, the looker itself says so: nobody else
+/// can (hang_watch.h).
+///
 /// So nobody's GIL is asked for while all is well, and a released op of any
 /// length, or a queue of threads that take turns, is never taken for a hold.
-class Prober {
+class Prober : private LookClient {
  public:
   /// Called by the knocker or the main thread, which holds the GIL. Must not
   /// throw.
   using Report = std::function<void(const Hold&)>;
 
+  /// Called by the knocker with the GIL, each time that it has got it. Must not
+  /// throw.
+  using Knocked = std::function<void()>;
+
   struct Settings {
     Clock::duration threshold;   // a hold is long above it
     Clock::duration mean_gap;    // between looks while all is well
     Clock::duration look_period; // between looks while the knocker waits
+    HangWatch::Settings hangs;
   };
 
-  /// Starts both threads. GIL: not needed.
-  Prober(Settings settings, Report report);
+  /// Begins, with the looker and a knocker of its own. `known` has to outlive
+  /// them. GIL: not needed.
+  Prober(
+      const Settings& settings,
+      const KnownThreads& known,
+      Report report,
+      Knocked knocked);
 
-  ~Prober();
+  ~Prober() override;
 
   Prober(const Prober&) = delete;
   Prober& operator=(const Prober&) = delete;
 
-  /// Both threads have ended when it returns, also where another thread called
-  /// it first. Only in the thread that shuts the interpreter down it leaves a
-  /// knocker behind that asked for the GIL before: that one is parked, for it
-  /// never gets the GIL. GIL: must not be held: the knocker may be waiting for
-  /// it.
+  /// No look is made any more, and the knocker has ended, when it returns, also
+  /// where another thread called it first. Only in the thread that shuts the
+  /// interpreter down it leaves a knocker behind that asked for the GIL before:
+  /// that one is parked, for it never gets the GIL. GIL: must not be held: the
+  /// knocker may be waiting for it.
   void stop();
 
   /// How often the knocker asked for the GIL.
   int64_t knocks() const;
 
+  /// For how long the hold has gone on that is looked at now.
+  Clock::duration holding() const;
+
  private:
-  void look();
+  Clock::time_point look(Clock::time_point now) override;
+  Clock::time_point look_along(
+      Clock::time_point now, Clock::time_point due) override;
+  Clock::duration random_gap();
+  Clock::time_point look_at_rest(Clock::time_point now);
   void look_while_waiting(std::unique_lock<std::mutex>& lock);
+  void look_at_hang(std::unique_lock<std::mutex>& lock, uint64_t switches);
+  void tell_end_of_hang(std::unique_lock<std::mutex>& lock);
   void knock();
   void report_holds();
 
   const Settings settings_;
   const Report report_;
+  const Knocked knocked_;
 
-  std::mutex joining_; // by whoever waits for the threads to end
+  std::mutex joining_; // by whoever waits for the knocker to end
 
   // Taken by both threads for moments, never while either asks for the GIL.
   mutable std::mutex mutex_;
-  std::condition_variable wake_looker_;
   std::condition_variable wake_knocker_;
   bool stopping_ = false;
   bool waiting_ = false; // the knocker waits for the GIL, and nobody looked yet
@@ -76,7 +103,16 @@ class Prober {
   HoldLog log_;
   std::unique_ptr<MainLook> main_look_;
 
-  std::thread looker_;
+  // The looker's.
+  HangWatch hangs_;
+  std::minstd_rand random_{std::random_device{}()};
+  const void* before_ = nullptr; // who held the GIL at the last look
+  bool waited_ =
+      false; // the knocker waits for the GIL, or did at the last look
+  Stops stops_;
+  std::shared_ptr<const Hang> told_; // and has not been told to have ended
+  Clock::duration told_length_{};
+
   std::thread knocker_;
 };
 

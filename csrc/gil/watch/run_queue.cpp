@@ -5,13 +5,13 @@
 #include <cstdio>
 #include <string>
 
+#include "os_thread.h"
 #include "tasks.h"
 
 namespace torchgil {
 
 std::chrono::nanoseconds queued_time(uint64_t native_id) {
-  const std::string path =
-      "/proc/self/task/" + std::to_string(native_id) + "/schedstat";
+  const std::string path = folder_of(native_id) + "/schedstat";
   int64_t queued = 0;
   if (std::FILE* file = std::fopen(path.c_str(), "re")) {
     // Three numbers: nanoseconds on a core, nanoseconds queued, turns.

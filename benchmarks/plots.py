@@ -94,6 +94,7 @@ def documents(results: Mapping[str, Any]) -> dict[Path, str]:
         DOCS / "serving.md": filled(DOCS / "serving.md", results),
         DOCS / "gil_priority.md": filled(DOCS / "gil_priority.md", results),
         DOCS / "proving.md": filled(DOCS / "proving.md", results),
+        DOCS / "alternatives.md": filled(DOCS / "alternatives.md", results),
         DOCS / "findings.md": findings_page.filled(
             (DOCS / "findings.md").read_text(), findings_page.load(), pinned_torch()
         ),

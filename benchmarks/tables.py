@@ -257,6 +257,29 @@ def monitor_rows(rows: Any) -> list[str]:
     return table(heads, lines)
 
 
+def hangs_rows(rows: Any) -> list[str]:
+    titles = {
+        "faulthandler": "`faulthandler.dump_traceback_later`",
+        "py-spy": "`py-spy dump`, from outside",
+        "gdb": "gdb, native stacks, from outside",
+        "torchgil": "`Watchdog(hang=1.0)`",
+    }
+    lines = [
+        [
+            titles[r["tool"]],
+            *(f"{r[key]} of {r['answers']}" for key in ("line", "holder", "does", "waits")),
+            f"{shown(r['seconds'], 1e3, '.0f')} ms",
+            f"{r['goes_on']} of {r['asked_to_go_on']}",
+        ]
+        for r in rows
+    ]
+    heads = (
+        "| the Python line | who holds the GIL | what it does | who waits for the GIL | until it was said "
+        "| went on afterwards"
+    )
+    return table(heads, lines)
+
+
 def forward_tables(rows: Any) -> list[str]:
     lines = [
         "Beside: beside a busy Python thread, at the default switch interval of 5 ms and at 100 us. "
@@ -292,6 +315,7 @@ def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> st
 # By the comment that stands before the table: the results' name and the part of them.
 TABLES = {
     "monitor": monitor_rows,
+    "hangs": hangs_rows,
     "cuda: sentence": cuda_sentence,
     "cuda": cuda_rows,
     "priority: works": priority_works_rows,

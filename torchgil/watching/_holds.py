@@ -154,10 +154,12 @@ class Waiting:
 class Hang(LongHold):
     """A hold of the GIL that lasted longer than ``hang`` seconds, as it was seen while it went on.
 
-    It has what a `LongHold` has. The thread, its stack and its state are those of the last time that the
-    watchdog told of it; `duration_s` is that of the whole hold.
+    The thread, its stack, its state and who waited are those of the last time that the watchdog told of it;
+    the duration is that of the whole hold.
 
     Attributes:
+        duration_s, queued_s, thread_name, ident, exact, collections: As of a `LongHold`.
+        filename, lineno, function, stack: Likewise; "", 0 and empty where the frames could not be read.
         state: What the thread did: "runs", or "sleeps in" and the name of the system call.
         waiting: The threads that waited for the GIL then.
 

@@ -1,16 +1,17 @@
 """A process hangs with the GIL held. What does each tool say of it, and how long does it take to say so?
 
-Five hangs, each in a fresh process with a second thread that wants the GIL: a call of C that reads from a pipe
-until another process writes, a deadlock of the GIL and a mutex, a computation, a sleep, and a garbage
+Five hangs, each in a fresh process with a second thread that wants the GIL: a call of C that reads from a
+pipe until another process writes, a deadlock of the GIL and a mutex, a computation, a sleep, and a garbage
 collection whose finalizer sleeps. Four tools: ``faulthandler.dump_traceback_later`` and
-``torchgil.Watchdog(hang=)`` are told of one second beforehand, and answer into the process's stderr; ``py-spy
-dump`` and gdb (with all native stacks; a gdb that knows Python says more) are run from outside after it.
+``torchgil.Watchdog(hang=)`` are told of one second beforehand, and answer into the process's stderr;
+``py-spy dump`` and gdb (with all native stacks; a gdb that knows Python says more) are run from outside
+after it.
 
-Counted by what stands in the answer: the function that hangs, a word that says which thread holds the GIL, what
-it does (the system call, or a native frame), and that the other one waits for the GIL. Seconds are from that
-one second, or from the start of the command, to the end of the answer. Afterwards: whether the process went on
-and ended with exit code 0; the deadlock never ends, and is not asked. Unfair: gdb and py-spy need no line of
-code beforehand, and work where the interpreter's own memory is damaged.
+Counted by what stands in the answer: the function that hangs, a word that says which thread holds the GIL,
+what it does (the system call, or a native frame), and that the other one waits for the GIL. Seconds are from
+that one second, or from the start of the command, to the end of the answer. Afterwards: whether the process
+went on and ended with exit code 0; the deadlock never ends, and is not asked. Unfair: gdb and py-spy need no
+line of code beforehand, and work where the interpreter's own memory is damaged.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ namespace torchgil::redirect {
 
 /// A Next, whatever the type of its function.
 struct AnyNext {
-  void* original;
-  std::atomic<void*> address;
+  std::atomic<void*> original{nullptr};
+  std::atomic<void*> address{nullptr};
 };
 
 /// The function that a replacement calls in turn: the next client's
@@ -27,7 +27,8 @@ struct AnyNext {
 ///
 /// The function's address is taken as the extension is loaded, before anything
 /// is redirected; or it is given later, by whoever has it, before the first
-/// install() of the Client that redirects it.
+/// install() of the Client that redirects it. Another thread may be
+/// redirecting other functions meanwhile, or give the same one.
 template <typename F>
 class Next : public AnyNext {
  public:
@@ -35,8 +36,11 @@ class Next : public AnyNext {
     set_original(function);
   }
   void set_original(F* function) {
-    original = reinterpret_cast<void*>(function);
-    address = original;
+    auto* given = reinterpret_cast<void*>(function);
+    void* none = nullptr;
+    if (original.compare_exchange_strong(none, given)) {
+      address = given;
+    }
   }
   template <typename... Args>
   auto operator()(Args... args) const {

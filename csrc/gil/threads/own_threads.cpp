@@ -31,9 +31,7 @@ redirect::Client& first_regions = *new redirect::Client(
 // Calls of the interpreter's dlopen are followed; what was loaded otherwise is
 // added here.
 void keep_own_threads(void (*original)()) {
-  if (next_init_num_threads.original == nullptr) {
-    next_init_num_threads.set_original(original);
-  }
+  next_init_num_threads.set_original(original);
   first_regions.keep_installed();
   keeps_own = true;
 }

@@ -64,6 +64,7 @@ MAY_SEE_PYTHON_STEMS = {
     "csrc/gil/trace/gil_events",
     "csrc/gil/trace/op_source",
     "csrc/gil/watch/monitor_bindings",
+    "csrc/gil/watch/native_stack",  # where the interpreter's code lies
     "csrc/gil/watch/main_look",  # the prober's look from the main thread
     "csrc/gil/watch/prober",
     "csrc/gil/watch/prober_bindings",

@@ -56,8 +56,9 @@ def trace_forget() -> None: ...
 # one's, its generation.
 _LongHold = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
 
-# A long hold, what its thread did, and of each thread that waited its name, ident and frames.
-_Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]]]
+# A long hold, what its thread did, of each thread that waited its name, ident and frames, and the shared
+# objects on the native stack.
+_Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]], list[str]]
 
 class Prober:
     """Two native threads that find who holds the GIL long; started by making it."""

@@ -105,8 +105,12 @@ std::string SystemCall::name() const {
 SystemCall system_call_of(const std::string& folder) {
   SystemCall call;
   if (std::FILE* file = std::fopen((folder + "/syscall").c_str(), "re")) {
-    if (std::fscanf(file, "%" SCNd64 " %" SCNx64, &call.number, &call.first) !=
-        2) {
+    if (std::fscanf(
+            file,
+            "%" SCNd64 " %" SCNx64 " %*x %*x %*x %*x %*x %" SCNx64,
+            &call.number,
+            &call.first,
+            &call.stack) != 3) {
       call = {};
     }
     std::fclose(file);

@@ -12,6 +12,7 @@ namespace torchgil {
 struct SystemCall {
   int64_t number = -1; // -1: it runs, or has ended, or there is no such file
   uint64_t first = 0;  // the call's first argument; of a futex its address
+  uint64_t stack = 0;  // the top of the thread's stack
 
   bool operator==(const SystemCall&) const = default;
 

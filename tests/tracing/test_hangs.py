@@ -117,6 +117,23 @@ def test_what_the_thread_does_is_told(call: str, state: str, function: str) -> N
     assert functions(told(done)[0])[0][-1] == function
 
 
+def test_the_native_code_that_it_sleeps_in_is_told() -> None:
+    done = child("""
+        with watched(0.1) as watchdog:
+            held.sleep(0.3)
+            holding.poll(None, 0, 300)
+            held.spin(0.3)
+        for hang in watchdog.hangs:
+            print([os.path.basename(path).split(".")[0] for path in hang.objects])
+    """)
+    ours, foreign, runs = done.stdout.splitlines()
+    assert (ours, runs) == ("['_torch']", "[]")
+    assert foreign.endswith("'_ctypes']")
+    assert re.search(
+        r"^  native code on its stack, the innermost first: /.*/_torch\..*so$", told(done)[0], re.MULTILINE
+    )
+
+
 def test_what_gives_way_or_releases_is_no_hang() -> None:
     done = child("""
         with watched(0.1) as watchdog:

@@ -23,8 +23,9 @@ _Frames = list[tuple[str, int, str]]
 # it: how many, their seconds, the longest one's, its generation.
 HoldReport = tuple[float, float, str, int, bool, _Frames, tuple[int, float, float, int]]
 
-# Of a hang: the hold, what its thread did, and of each thread that waited its name, ident and frames.
-HangReport = tuple[HoldReport, str, list[tuple[str, int, _Frames]]]
+# Of a hang: the hold, what its thread did, of each thread that waited its name, ident and frames, and the
+# shared objects on the native stack.
+HangReport = tuple[HoldReport, str, list[tuple[str, int, _Frames]], list[str]]
 
 _WORTH_SAYING = 0.1  # of a hold: less in collections is left to the field
 
@@ -162,6 +163,9 @@ class Hang(LongHold):
         filename, lineno, function, stack: Likewise; "", 0 and empty where the frames could not be read.
         state: What the thread did: "runs", or "sleeps in" and the name of the system call.
         waiting: The threads that waited for the GIL then.
+        objects: Paths of the shared objects on the thread's native stack, the innermost first, up to the
+            interpreter; of one that sleeps alone. The stack is read, not unwound: one whose call ended a
+            moment before can be among them.
 
     Example:
         >>> import os, torchgil
@@ -175,6 +179,7 @@ class Hang(LongHold):
 
     state: str = ""
     waiting: tuple[Waiting, ...] = ()
+    objects: tuple[str, ...] = ()
 
     @property
     def deadlocked(self) -> bool:
@@ -203,10 +208,11 @@ def hold_of(report: HoldReport) -> LongHold:
 
 def hang_of(report: HangReport) -> Hang:
     """What a prober has reported of a hold that was told of while it went on."""
-    hold, state, waiting = report
+    hold, state, waiting, objects = report
     return Hang(
         **_hold_fields(hold),
         state=state,
+        objects=tuple(objects),
         waiting=tuple(
             Waiting(name or f"thread {ident}", ident, _stack(frames)) for name, ident, frames in waiting
         ),

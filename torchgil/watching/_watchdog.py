@@ -240,7 +240,7 @@ _Told = SimpleQueue[HoldReport | HangReport | None]
 def _tell(told: _Told, on_hold: Callable[[LongHold], object], on_hang: Callable[[Hang], object]) -> None:
     while (report := told.get()) is not None:
         try:
-            if len(report) == 3:  # as a hang's has
+            if len(report) == 4:  # as a hang's has
                 on_hang(hang_of(report))
             else:
                 on_hold(hold_of(report))

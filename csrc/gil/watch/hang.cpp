@@ -6,6 +6,7 @@
 #include "cpython/thread_states.h"
 #include "os_thread.h"
 #include "tasks.h"
+#include "watch/native_stack.h"
 
 #include <algorithm>
 #include <array>
@@ -24,19 +25,16 @@ constexpr auto kBetween = std::chrono::milliseconds(1);
 
 // A thread that computes can be in a system call at any one moment. So it
 // sleeps only if it is in the same one at each of several.
-std::string state_of(uint64_t native_id) {
-  if (native_id == 0) {
-    return "is not known to run or to sleep";
-  }
+SystemCall sleeps_in(uint64_t native_id) {
   const std::string folder = folder_of(native_id);
   const SystemCall call = system_call_of(folder);
   for (int i = 1; i < kLooks && call.number >= 0; ++i) {
     std::this_thread::sleep_for(kBetween);
     if (system_call_of(folder) != call) {
-      return "runs";
+      return {};
     }
   }
-  return call.number < 0 ? "runs" : "sleeps in " + call.name();
+  return call;
 }
 
 FrozenStack stack_of(const void* state, bool read_stacks) {
@@ -182,7 +180,13 @@ std::shared_ptr<const Hang> look_at_hang(
     who.name = system_name_of(folder_of(who.native_id));
   }
   hang->holder.stack = stack_of(holder, read_stacks);
-  hang->state = state_of(who.native_id);
+  if (who.native_id == 0) {
+    hang->state = "is not known to run or to sleep";
+  } else {
+    const SystemCall call = sleeps_in(who.native_id);
+    hang->state = call.number < 0 ? "runs" : "sleeps in " + call.name();
+    hang->objects = objects_on_stack(call);
+  }
   hang->collecting = collections::collecting() == holder;
   hang->waiting = waiting_for_gil(threads, read_stacks);
   // Each of these was read while the same thread held the GIL.
@@ -197,6 +201,13 @@ std::string in_words(const Hang& hang, Clock::duration length) {
       (hang.collecting ? ", amid a garbage collection" : "");
   text += waits ? ": it holds the GIL and waits for something else; " : "; ";
   text += how_many(hang.waiting.size()) + "\n";
+  if (!hang.objects.empty()) {
+    text += "  native code on its stack, the innermost first:";
+    for (const std::string& path : hang.objects) {
+      text += (&path == hang.objects.data() ? " " : ", ") + printable(path);
+    }
+    text += "\n";
+  }
   text += "  " + name_of(hang.holder.who) + ", most recent call last:\n" +
       stack_in_words(hang.holder.stack);
   for (const Hang::Thread& thread : hang.waiting) {

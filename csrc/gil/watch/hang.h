@@ -20,9 +20,10 @@ struct Hang {
   };
 
   Thread holder;
-  std::string state;           // "runs", "sleeps in futex"
-  bool collecting = false;     // amid a garbage collection
-  std::vector<Thread> waiting; // for the GIL
+  std::string state;                // "runs", "sleeps in futex"
+  std::vector<std::string> objects; // on its native stack: native_stack.h
+  bool collecting = false;          // amid a garbage collection
+  std::vector<Thread> waiting;      // for the GIL
 };
 
 /// Looks at the thread that holds the GIL, and at those that wait for it, some

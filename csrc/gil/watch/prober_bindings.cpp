@@ -262,6 +262,12 @@ class PyProber {
   static py::tuple hang_of(const Hold& hold, Clock::duration queued) {
     const Hang& hang = *hold.hang;
     const KnownThread& who = hang.holder.who;
+    py::list objects;
+    for (const std::string& path : hang.objects) {
+      objects.append(
+          py::reinterpret_steal<py::str>(
+              PyUnicode_DecodeFSDefault(path.c_str())));
+    }
     py::list waiting;
     for (const Hang::Thread& thread : hang.waiting) {
       waiting.append(
@@ -278,7 +284,8 @@ class PyProber {
             who.ident,
             frames_of(hang.holder.stack)),
         from_utf8(hang.state),
-        waiting);
+        waiting,
+        objects);
   }
 
   static constexpr Clock::duration kNotedFor = std::chrono::seconds(1);

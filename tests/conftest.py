@@ -36,11 +36,15 @@ def run_in_child(
     env: dict[str, str] | None = None,
     check: bool = True,
     fresh: bool = False,
+    whole_end: bool = False,
 ) -> Child:
     """Runs code in a process of its own; with check, anything but exit code 0 fails the test.
 
     It has imported torch and nothing else, before env was set; fresh, it has imported nothing. A
     process or a temporary file that it leaves fails the test in any case.
+
+    The interpreter ends as ever, but then the process does not wait for the destructors of torch's libraries
+    unless whole_end is set: for tests of what happens as a process ends.
     """
     environment = {
         **os.environ,
@@ -49,7 +53,9 @@ def run_in_child(
         "PYTHONWARNINGS": "ignore:This process (pid=:DeprecationWarning",
         **(env or {}),
     }
-    child = zygote.run(textwrap.dedent(code), ["-c", *args], environment, timeout, fresh=fresh)
+    child = zygote.run(
+        textwrap.dedent(code), ["-c", *args], environment, timeout, fresh=fresh, whole_end=whole_end
+    )
     if child.left or (check and child.exit_code != 0):
         pytest.fail(f"the child process failed: {child}")
     return child

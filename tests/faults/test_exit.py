@@ -71,7 +71,7 @@ CODE = """
 
 @pytest.mark.parametrize("thing", THINGS)
 def test_the_interpreter_ends_amid_the_begin_the_run_and_the_end_of(thing: str) -> None:
-    child = run_in_child(CODE, *THINGS[thing], str(TRIES), timeout=60 + 3 * TRIES)
+    child = run_in_child(CODE, *THINGS[thing], str(TRIES), timeout=60 + 3 * TRIES, whole_end=True)
     assert (child.stdout, child.stderr) == ("", "")
 
 
@@ -79,6 +79,6 @@ def test_the_interpreter_ends_amid_the_begin_the_run_and_the_end_of(thing: str) 
 def test_torch_s_own_release_aborts_so() -> None:
     """The control: what these tests look for ends a process, and is seen."""
     thing = ("x = torch.ones(100, 100)", "x @ x", "x @ x")
-    child = run_in_child(CODE, *thing, "60", check=False, timeout=120)
+    child = run_in_child(CODE, *thing, "60", check=False, timeout=120, whole_end=True)
     assert child.exit_code == 1
     assert "ended with -6" in child.stderr

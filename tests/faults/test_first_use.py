@@ -69,6 +69,7 @@ def test_each_entry_point_comes_first_beside_each_neighbour(request):
         str(TIMES),
         timeout=240 + 60 * TIMES,
         env=environment,
+        whole_end=True,
     )
     others = (FINALIZE_AT_EXIT, LEAKS_OF_OTHERS, ABORT_OF_TORCH)
     assert functools.reduce(lambda said, other: other.sub("", said), others, child.stderr) == ""

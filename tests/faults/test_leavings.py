@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 
 import pytest
@@ -68,3 +70,9 @@ def test_what_is_not_as_before_is_found(what):
 def test_a_thread_that_ends_soon_is_waited_for():
     with unchanged():
         threading.Timer(0.1, int).start()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on_exit() is glibc's")
+def test_what_a_child_registers_for_its_end_runs_without_a_whole_end_too():
+    code = "import ctypes; libc = ctypes.CDLL(None); libc.on_exit(libc.abort, None)"
+    assert run_in_child(code, check=False).exit_code == -signal.SIGABRT

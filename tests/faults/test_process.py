@@ -15,6 +15,7 @@ def test_a_daemon_thread_inside_a_released_op_does_not_stop_the_process_from_exi
         print("end")
         """,
         timeout=30,
+        whole_end=True,
     )
     assert (child.stdout, child.stderr) == ("end\n", "")
 
@@ -43,6 +44,7 @@ def test_a_daemon_thread_whose_op_ends_during_shutdown_is_parked():
         print("end")
         """,
         timeout=30,
+        whole_end=True,
     )
     assert (child.stdout, child.stderr) == ("end\n", "")
 
@@ -72,6 +74,7 @@ def test_the_thread_that_shuts_the_interpreter_down_gets_the_gil_back(call):
         """,
         call,
         timeout=60,
+        whole_end=True,
     )
     assert child.stdout == "came back"
 
@@ -86,6 +89,7 @@ def test_plain_threads_are_waited_for():
         threading.Thread(target=run).start()
         """,
         timeout=60,
+        whole_end=True,
     )
     assert child.stdout == "op ended\n"
 

@@ -17,6 +17,7 @@ def test_all_is_accounted_for_and_as_it_was():
         stress.main()
         """,
         timeout=250,
+        whole_end=True,
     )
     assert "threads, files and settings as before" in child.stdout
 
@@ -37,6 +38,7 @@ def test_a_future_that_is_lost_is_found():
         """,
         timeout=60,
         check=False,
+        whole_end=True,
     )
     assert child.exit_code == 1
     assert "AssertionError: (Counter(" in child.stderr

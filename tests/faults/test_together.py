@@ -28,6 +28,7 @@ def test_the_process_ends_in_time_and_in_silence_whatever_runs(end):
         {end}
         """,
         timeout=60,
+        whole_end=True,
     )
     assert (child.exit_code, child.stderr) == (0, "")
 

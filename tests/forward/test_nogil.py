@@ -352,7 +352,7 @@ def test_daemon_threads_in_a_call_do_not_disturb_the_end_of_the_process() -> Non
             threading.Thread(target=work, daemon=True).start()
         time.sleep(0.3)
     """
-    assert run_in_child(code, timeout=120).stderr == ""
+    assert run_in_child(code, timeout=120, whole_end=True).stderr == ""
 
 
 def test_a_call_inside_inference_mode_and_inside_no_grad_gives_the_same_bits() -> None:

@@ -167,7 +167,8 @@ assert os.waitpid(pid, 0)[1] == 0
 
 def test_the_process_ends_amid_daemon_threads_with_priority():
     for _ in range(3):
-        child = run_in_child("""
+        child = run_in_child(
+            """
 import threading, time, torchgil
 def run():
     with torchgil.gil_priority():
@@ -176,7 +177,9 @@ def run():
 for _ in range(4):
     threading.Thread(target=run, daemon=True).start()
 time.sleep(0.3)
-""")
+""",
+            whole_end=True,
+        )
         assert child.stderr == ""
 
 

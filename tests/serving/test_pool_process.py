@@ -20,6 +20,7 @@ def test_at_exit_running_and_queued_calls_are_finished():
         print("main ends", flush=True)
         """,
         timeout=60,
+        whole_end=True,
     )
     assert child.stdout.splitlines() == ["main ends", "call 0", "call 1", "call 2"]
     assert child.stderr == ""
@@ -44,6 +45,7 @@ def test_at_exit_a_worker_that_starts_late_serves_all_the_same():
         print("main ends", flush=True)
         """,
         timeout=60,
+        whole_end=True,
     )
     assert child.stdout.splitlines() == ["main ends", "3"]
     assert child.stderr == ""
@@ -57,6 +59,7 @@ def test_at_exit_a_long_released_op_ends_cleanly():
         pool.submit(torchgil.released.sleep, 0.5)
         """,
         timeout=60,
+        whole_end=True,
     )
     assert (child.exit_code, child.stderr) == (0, "")
 
@@ -71,6 +74,7 @@ def test_at_exit_an_exception_in_main_keeps_its_exit_code():
         """,
         timeout=60,
         check=False,
+        whole_end=True,
     )
     assert (child.exit_code, child.stdout, child.stderr) == (7, "served\n", "")
 

@@ -2,7 +2,8 @@
 
 Half of a child's time is the import of torch. One process for each pytest process imports it, and nothing
 more, and forks for each child. That runs the code as its main module and ends as every interpreter ends, or
-begins anew as an interpreter that has imported nothing.
+begins anew as an interpreter that has imported nothing. Only the destructors of torch's libraries, which run
+after the interpreter's end, are left out where no test is about them.
 
 What a child leaves is seen from there: its orphans go to the process that forked it, and its temporary files
 lie in a folder of its own.
@@ -74,6 +75,11 @@ def become(request):
     if request["fresh"]:
         command = [sys.executable, "-c", request["code"], *request["argv"][1:]]
         os.execve(sys.executable, command, request["environment"])
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit") and not request["whole_end"]:  # glibc has it
+        # The process ends once the interpreter has ended and what was loaded after torch has run its
+        # destructors: those of torch's libraries were half of the time of a short child.
+        libc.on_exit(libc._exit, None)
     faulthandler.register(signal.SIGUSR1)  # how it is asked where it hangs
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -136,8 +142,12 @@ class Zygote:
         timeout: float,
         folder: str | Path = ".",
         fresh: bool = False,
+        whole_end: bool = False,
     ) -> Child:
-        """Runs code as `python -c` does, in a process that has imported torch, or, fresh, nothing."""
+        """Runs code as `python -c` does, in a process that has imported torch, or, fresh, nothing.
+
+        With whole_end, and in a fresh one, the destructors of torch's libraries run as the process ends.
+        """
         with self._one_at_a_time, tempfile.TemporaryDirectory() as kept:
             if self._process is None:
                 self._start(environment)
@@ -153,6 +163,7 @@ class Zygote:
                 "files": [os.devnull, str(out), str(err)],
                 "folder": os.path.abspath(folder),
                 "fresh": fresh,
+                "whole_end": whole_end or "TORCHGIL_WHOLE_END" in environment,
             }
             self._channel.settimeout(None)
             self._channel.sendall((json.dumps(request) + "\n").encode())

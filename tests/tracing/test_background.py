@@ -25,7 +25,8 @@ def test_cannot_be_started_at_interpreter_exit(kind: str) -> None:
         atexit.register(late)  # handlers run in reverse order: after its own
         import torchgil
         torchgil.{kind}
-        """
+        """,
+        whole_end=True,
     )
     assert f"a {kind} cannot be started at interpreter exit" in child.stdout
 

@@ -328,7 +328,7 @@ def test_a_child_of_a_fork_has_it_no_more_and_can_begin_anew() -> None:
 
 
 def test_a_process_may_end_with_a_trace_that_runs() -> None:
-    child = run_in_child("import torchgil\ntrace = torchgil.trace().start()\nprint('ends')")
+    child = run_in_child("import torchgil\ntrace = torchgil.trace().start()\nprint('ends')", whole_end=True)
     assert child.stdout.strip() == "ends"
 
 

@@ -192,7 +192,8 @@ def test_stops_at_interpreter_exit() -> None:
         import threading, torchgil
         torchgil.GilMonitor(interval=0.0001).start()
         threading.Thread(target=torchgil.held.spin, args=(0.3,), daemon=True).start()
-        """
+        """,
+        whole_end=True,
     )
 
 

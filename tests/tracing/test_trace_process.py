@@ -150,7 +150,8 @@ def test_the_interpreter_ends_well_with_a_trace_open_and_threads_inside():
         threading.Thread(target=busy, daemon=True).start()
         time.sleep(0.1)
         print("end")
-        """
+        """,
+        whole_end=True,
     )
     assert child.stdout == "end\n"
 

@@ -183,7 +183,8 @@ def test_stops_at_interpreter_exit() -> None:
             torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None).start()
             held.spin(0.2)
             {end}
-            """
+            """,
+            whole_end=True,
         )
 
 

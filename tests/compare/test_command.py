@@ -16,11 +16,12 @@ from tests.compare.conftest import THREADS, figures, found
 from tests.conftest import run_in_child
 from torchgil.cli import compare as command
 from torchgil.compare._contenders import Contender, contenders
+from torchgil.compare._measure import Figures
 from torchgil.compare._run import NotLoadedError, Result
 
 
 @pytest.mark.slow
-def test_the_command_measures_every_way_of_a_real_model(subjects):
+def test_the_command_measures_every_way_of_a_real_model_in_fresh_processes(subjects):
     command_line = [sys.executable, "-m", "torchgil", "compare", f"{subjects}:small", "--quick"]
     done = subprocess.run(
         [*command_line, "--seconds", "0.2", "--visits", "1", "--workers", "2", "--json", "out.json"],
@@ -38,8 +39,24 @@ def test_the_command_measures_every_way_of_a_real_model(subjects):
         row.name for row in contenders(2, torchgil.usable_cores(), quick=True)
     ]
     assert [row["error"] for row in rows] == [""] * len(rows)
-    assert all(row["figures"]["pss_mb"] is None or row["figures"]["pss_mb"] > 50 for row in rows)
     assert "Take " in done.stdout
+    in_one, apart = [], []
+    for row in rows:
+        measured = Figures(**row["figures"])
+        (apart if row["contender"]["kind"] in ("processes", "shared") else in_one).append(measured)
+        assert measured.requests_per_s > 0
+        assert 0 < measured.p50_s <= measured.p99_s
+        assert measured.uss_mb > 50
+        assert measured.pss_mb is None or measured.pss_mb > 50
+        assert measured.start_up_s > 0
+    for measured in in_one:
+        assert measured.pickled_bytes == 0
+        assert measured.gil_wait_share >= 0
+    for measured in apart:
+        assert measured.pickled_bytes > 0
+        assert measured.shared_bytes == 64  # one row of eight floats there, one back
+        assert measured.gil_wait_share is None
+        assert measured.uss_mb > 2 * in_one[0].uss_mb  # each process has its own torch
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])

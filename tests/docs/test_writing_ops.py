@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ..support.compiling import compile_extension, needs_compiler
-from .snippets import SNIPPETS, TUTORIAL, of, read, same, unit
+from .snippets import SNIPPETS, TUTORIAL, Snippet, of, read, same, unit
 
 pytestmark = needs_compiler
 
@@ -130,24 +130,12 @@ def test_what_works(printed, snippet):
     )
 
 
-def how_it_ends(process: subprocess.Popen[str], output: Path, lines: list[str]) -> str:
-    """`never ends`: everything that it should print is there, and it still runs some seconds later."""
-    limit = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < limit:
-        if all(line in output.read_text() for line in lines):
-            limit = min(limit, time.monotonic() + 4)
-        time.sleep(0.05)
-    if process.poll() is None:
-        return "never ends"
-    return f"exit code {process.returncode}" if process.returncode >= 0 else "killed"
+def runs_alone(snippet: Snippet, folder: Path) -> tuple[str, str]:
+    """How its process ends, and what it printed.
 
-
-@pytest.mark.parametrize("snippet", of("python", "alone"), ids=str)
-def test_what_runs_alone(folder, snippet):
-    *lines, end = snippet.expected.splitlines()
-    until = re.search(r"until (\d+)\.(\d+)", snippet.where)
-    if until and sys.version_info[:2] >= (int(until[1]), int(until[2])):
-        lines, end = lines[:1], "[exit code 0]"
+    `never ends`: everything that it should print is there, and it still runs some seconds later.
+    """
+    lines, _ = promised(snippet)
     output = folder / f"{snippet.line}.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -158,12 +146,41 @@ def test_what_runs_alone(folder, snippet):
             start_new_session=True,
         )
     try:
-        ended = how_it_ends(process, output, lines)
+        limit = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < limit:
+            if all(line in output.read_text() for line in lines):
+                limit = min(limit, time.monotonic() + 4)
+            time.sleep(0.05)
+        code = process.poll()
     finally:
-        if process.poll() is None or ended == "never ends":
+        if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)  # with the child of its fork
-        process.wait()
-    text = output.read_text()
+            process.wait()
+    ended = "never ends" if code is None else f"exit code {code}" if code >= 0 else "killed"
+    return ended, output.read_text()
+
+
+def promised(snippet: Snippet) -> tuple[list[str], str]:
+    """The lines that a snippet prints, and how its process ends."""
+    *lines, end = snippet.expected.splitlines()
+    until = re.search(r"until (\d+)\.(\d+)", snippet.where)
+    if until and sys.version_info[:2] >= (int(until[1]), int(until[2])):
+        return lines[:1], "[exit code 0]"
+    return lines, end
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """How each snippet that runs alone ended, and what it printed; most of their time they wait."""
+    snippets = of("python", "alone")
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(snippets, pool.map(lambda s: runs_alone(s, folder), snippets), strict=True))
+
+
+@pytest.mark.parametrize("snippet", of("python", "alone"), ids=str)
+def test_what_runs_alone(alone, snippet):
+    lines, end = promised(snippet)
+    ended, text = alone[snippet]
     assert [line for line in lines if line not in text] == [], text
     if end == "[fails]":
         assert ended not in ("exit code 0", "never ends"), text

@@ -247,7 +247,7 @@ def test_help_has_examples(script):
     assert "torchgil audit --fail-if-held 5ms" in done.stdout
 
 
-@pytest.mark.parametrize("text", ["", "ms", "-1ms", "0", "nan", "inf", "5 parsecs", "1.2.3"])
+@pytest.mark.parametrize("text", ["", "ms", "-1ms", "0", "nan", "inf", "5 parsecs", "1.2.3", "1e999"])
 def test_a_bad_duration_says_what_is_expected(text):
     with pytest.raises(argparse.ArgumentTypeError, match="a duration such as 5ms"):
         duration_argument(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 
 from torchgil._files import write_json
@@ -12,6 +11,7 @@ from torchgil._terminal import Progress
 from torchgil._threads import usable_cores
 from torchgil.cli import needs
 from torchgil.cli.output import output_file, print_all, save_all
+from torchgil.cli.script import count_argument, duration_argument
 from torchgil.compare import (
     BUILTIN,
     Contender,
@@ -92,29 +92,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "factory", nargs="?", default=BUILTIN, metavar="MODULE:FACTORY", help="also FILE.py:FACTORY"
     )
+    count = count_argument(1)
     parser.add_argument(
-        "--workers", type=int, metavar="K", help="threads and processes (default: usable cores, 2 at least)"
+        "--workers", type=count, metavar="K", help="threads and processes (default: usable cores, 2 at least)"
     )
     parser.add_argument(
-        "--in-flight", type=int, metavar="N", help="requests asked for at a time (default: 4 per worker)"
+        "--in-flight", type=count, metavar="N", help="requests asked for at a time (default: 4 per worker)"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="load per visit (default 2, with --quick 1)"
+        "--seconds", type=duration_argument, metavar="S", help="load per visit (default 2, with --quick 1)"
     )
     parser.add_argument(
-        "--visits", type=int, default=3, metavar="N", help="visits to each configuration, in turn (default 3)"
+        "--visits",
+        type=count,
+        default=3,
+        metavar="N",
+        help="visits to each configuration, in turn (default 3)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="give a visit up (default 600)"
+        "--timeout", type=duration_argument, default=600.0, metavar="S", help="give a visit up (default 600)"
     )
     parser.add_argument("--quick", action="store_true", help="no grid of workers x intra-op threads")
     parser.add_argument("--json", metavar="FILE", type=output_file, help="write the figures")
     parser.add_argument("--plot", metavar="FILE", type=output_file, help="draw throughput against memory")
     options = parser.parse_args(argv)
-    for name in ("workers", "in_flight", "seconds", "visits", "timeout"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            parser.error(f"--{name.replace('_', '-')} must be more than 0 and finite, got {value}")
     try:
         split(options.factory)
     except ValueError as error:

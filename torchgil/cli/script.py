@@ -8,6 +8,7 @@ import contextlib
 import faulthandler
 import importlib.machinery
 import io
+import math
 import os
 import pkgutil
 import re
@@ -269,7 +270,7 @@ def duration_argument(text: str) -> float:
         seconds = float(match[1]) * {"s": 1.0, "ms": 1e-3, "us": 1e-6, "": 1.0}[match[2]] if match else 0.0
     except ValueError:  # 1.2.3
         seconds = 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(
             f"a duration such as 5ms, 50us or 0.25 (seconds) is expected, got {text!r}"
         )

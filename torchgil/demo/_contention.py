@@ -18,7 +18,7 @@ from torchgil._statistics import quantile
 from torchgil._threads import intra_op_threads
 from torchgil._wakeup import WakeupLatency, wakeup_latency
 from torchgil.ops import adaptive, held, released
-from torchgil.tracing import trace
+from torchgil.tracing import audit
 
 __all__ = ["Contention", "ContentionRow", "measure"]
 
@@ -196,15 +196,6 @@ def _times(
 
 def _takes(call: _Call, a: torch.Tensor, b: torch.Tensor, calls: int = 20) -> float | None:
     """How often one call takes the GIL, counted by the trace; None where that cannot see it."""
-
-    def taken(count: int) -> int | None:
-        kept: list[Any] = []  # freed after the trace: each free is a release
-        with trace() as recording:
-            _times(call, a, b, count, 1e9, kept)
-        report = recording.report()
-        own = [thread for thread in report.threads if thread.ident == threading.get_ident()]
-        return own[0].releases if own and report.recording.gil_seen else None
-
-    few, many = taken(calls), taken(2 * calls)
-    # The difference: starting and ending a trace may release the GIL too.
-    return None if few is None or many is None else (many - few) / calls
+    kept: list[Any] = []  # freed after the trace: each free is a release
+    seen = audit(_times, call, a, b, calls, 1e9, kept)
+    return None if seen.verdict in ("no GIL", "unknown") else seen.releases / calls

@@ -1,4 +1,4 @@
-"""The files that a command writes: refused before the work where they cannot be, absolute from then on."""
+"""The files that a command writes. A path that cannot be written is refused before the work begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEPTH = 1000  # of calls, python's own limit
 
 
 def output_file(path: str) -> str:
-    """An option's file, as argparse's ``type``: refused before the work, not after it.
+    """An option's file, as argparse's ``type``.
 
     It becomes absolute, since a script may change the current folder. It is not normalised, since behind a
     symbolic link ``..`` is another folder.
@@ -49,11 +49,11 @@ def save_all(*files: tuple[str | None, Callable[[str], object]]) -> list[str]:
             continue
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            # A script may have made errors of them, and what is shown on stderr is its own.
+            # A script may have made errors of warnings, and a warning would be shown amid its own output.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 save(path)
-        except Exception as error:  # the others, and what is printed, are not lost with it
+        except Exception as error:  # the other files are still written, and the report is printed
             why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             failed.append(f"torchgil: {path} could not be written: {why}")
     return failed
@@ -69,7 +69,7 @@ def print_all(shown: str, failed: list[str]) -> None:
 
 @contextlib.contextmanager
 def unlimited() -> Iterator[None]:
-    """Without the limits that a script has set for itself, as far as it may raise them again."""
+    """A block without the limits that a script has set for itself, as far as the process may lift them."""
     depth = sys.getrecursionlimit()
     sys.setrecursionlimit(max(depth, _DEPTH))
     try:

@@ -75,7 +75,7 @@ def run(script: list[str] | None, module: list[str] | None) -> Ended:
 
 def _run(run_it: Callable[[], Any]) -> Ended:
     error = _error_of(run_it)
-    # Outside of any `except`, as in python itself: what a hook raises has no other context then.
+    # Handled outside of any `except`, as python does, so that what an excepthook raises has no context.
     if error is None:
         return Ended(0)
     if isinstance(error, SystemExit):
@@ -87,7 +87,7 @@ def _run(run_it: Callable[[], Any]) -> Ended:
 
 
 def _error_of(run_it: Callable[[], Any]) -> BaseException | None:
-    # What a script leaves set would see python's end, which is short, and not the making of a report.
+    # A tracer or profiler that the script leaves set would otherwise trace the making of the report, too.
     tracer, profiler = sys.gettrace(), sys.getprofile()
     try:
         run_it()
@@ -172,7 +172,7 @@ def _look_first_in(folder: str) -> None:
 
 
 def _wait_for_threads() -> None:
-    """What the interpreter does at its end, to the same effect: an executor's idle workers end only then."""
+    """Does what the interpreter does at its end: only then do an executor's idle workers end."""
     callbacks: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
     while callbacks:
         callbacks.pop()()
@@ -199,7 +199,7 @@ def _show(error: BaseException) -> int:
 
 
 def _trimmed(error: BaseException) -> BaseException:
-    """Without the frames of this file; those of runpy are there under `python -m`, too."""
+    """The exception without the frames of this file. Those of runpy stay: `python -m` shows them as well."""
     trace = error.__traceback__
     while trace and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -207,7 +207,7 @@ def _trimmed(error: BaseException) -> BaseException:
 
 
 def _disarm() -> None:
-    """Without the timers that would have met no script any more under python, and now meet its report."""
+    """Cancels the timers that the script has left: under python nothing would run any more when they fire."""
     faulthandler.cancel_dump_traceback_later()
     if hasattr(signal, "setitimer"):
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
@@ -215,12 +215,12 @@ def _disarm() -> None:
 
 
 def _stderr() -> Any:
-    # For None print() would take stdout.
+    # print(file=None) would write to stdout.
     return sys.stderr or sys.__stderr__ or io.StringIO()
 
 
 def _flush() -> None:
-    """What cannot be flushed fails again at the interpreter's end, which has an exit code for it."""
+    """Flushes both streams. One that cannot be flushed fails again as the interpreter ends, which says so."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -19,8 +19,8 @@ class Stderr:
     """The stderr of now, for words that follow when a script has had the process.
 
     A script may close or redirect its streams, put objects in their place, or close every descriptor. So
-    this is a descriptor of its own, which a fork's child does not keep, and which is written to only
-    while it is what it was.
+    this has a descriptor of its own. A fork's child closes it, and it is written to only while it still
+    refers to the same file.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Stderr:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._descriptor = _duplicate(stream.fileno())
             self._is = _identity(self._descriptor)
-        # What is no file, as where a test captures what is written.
+        # A stream without a descriptor, as where a test captures what is written.
         self._stream = stream if self._descriptor < 0 else None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._close)
@@ -54,7 +54,7 @@ class Stderr:
     def _write(self, data: memoryview) -> int:
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # a script made the pipe so, for everybody who has it
+        except BlockingIOError:  # a script has made the pipe non-blocking, for every process that has it
             if not select.select([], [self._descriptor], [], _PATIENCE_S)[1]:
                 raise
             return 0

@@ -19,11 +19,10 @@ from torchgil.compare._subject import load
 
 __all__ = ["MARK", "NOT_LOADED", "Figures", "main", "measure"]
 
-MARK = "torchgil-measured:"  # the line after it is ours; a factory may print what it likes
-
-NOT_LOADED = (
-    "torchgil-not-loaded"  # the line for a factory that is not there, or fails: so it does in every way
-)
+# The figures are on the line after this one: a factory may print what it likes before and after.
+MARK = "torchgil-measured:"
+# Printed where the factory is not there, or fails, since it will then fail for every contender.
+NOT_LOADED = "torchgil-not-loaded"
 
 
 @dataclass(frozen=True, slots=True)

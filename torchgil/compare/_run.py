@@ -23,7 +23,7 @@ _LONGEST_S = 2_000_000  # poll() takes no more than 2**31 ms
 
 
 class NotLoadedError(Exception):
-    """The factory is not there, or failed: its own traceback."""
+    """The factory is not there, or failed. The message is the traceback of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def compare(
 ) -> list[Result]:
     """Measure the contenders in turn, as often as asked, each visit in a fresh process.
 
-    A machine is not the same from one minute to the next: visits spread over the whole time meet all of it.
+    A machine's speed changes from one minute to the next, so the visits of each contender are spread over the
+    whole time.
 
     Args:
         rows: What to measure.

@@ -66,7 +66,7 @@ def measure(device: str, progress: Callable[[str], None], size: int = 2048) -> A
     begin = time.perf_counter()
     _chain(a, 8).sum().item()
     took = (time.perf_counter() - begin) / 8
-    ops = max(4, min(500, round(TARGET_SECONDS / took)))  # below the queue's limit, where queueing blocks
+    ops = max(4, min(500, round(TARGET_SECONDS / took)))  # fewer than the queue holds: a full one blocks
     steps: list[Step] = []
     for name, sync in _SYNC_POINTS.items():
         progress(f"{device}: {name}")

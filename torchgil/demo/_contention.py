@@ -23,7 +23,7 @@ from torchgil.tracing import audit
 __all__ = ["Contention", "ContentionRow", "measure"]
 
 SIZES = (4, 512)
-# Kept results are let go between measurements, not within one: freeing releases the GIL as well.
+# Results that are kept are freed between two measurements, not within one: to free releases the GIL, too.
 KEPT_BYTES = 64 << 20
 
 
@@ -87,7 +87,7 @@ def _calls() -> tuple[_Call, ...]:
 
 @contextmanager
 def busy_thread() -> Iterator[list[int]]:
-    """One other thread counts in Python for as long as the block lasts: how far, stands in the list."""
+    """Another thread counts in Python for as long as the block lasts; the list has how far it has come."""
     stop = False
     running = threading.Event()
     counted = [0]
@@ -126,15 +126,15 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
                 progress(f"beside a busy thread: {call.name} {size}x{size}")
                 _times(call, a, b, 20, seconds, [])  # warm
                 alone = _times(call, a, b, calls, seconds, [])
-                kept: list[Any] = []  # freed when the busy thread has ended: beside it each free is a wait
+                kept: list[Any] = []  # freed after the busy thread's end: beside it each free would be a wait
                 with busy_thread() as counted:
                     free = 0.0
-                    while not free:  # on a loaded machine it may not have had a core for so long
-                        # Of this very thread and moment: a processor's speed changes.
+                    while not free:  # on a loaded machine the thread may not get a core within that time
+                        # Measured anew for each thread, since the speed of a processor changes.
                         free = _per_second(counted, partial(time.sleep, seconds / 8))
                     with gil_priority() if call.priority else nullcontext():
                         beside = _times(call, a, b, calls, seconds, kept)
-                        # For longer than a few calls of some microseconds take.
+                        # Timed separately, since a few calls of microseconds are too short to count in.
                         left = _per_second(counted, partial(_times, call, a, b, 1 << 40, seconds / 8, kept))
                 kept.clear()
                 rows.append(_row(call, size, alone, beside, _takes(call, a, b), left / free))
@@ -142,7 +142,7 @@ def measure(calls: int, seconds: float, progress: Callable[[str], None]) -> Cont
 
 
 def _per_second(counted: list[int], during: Callable[[], Any]) -> float:
-    """What the busy thread counts in a second meanwhile."""
+    """How far the busy thread counts in a second while `during` runs."""
     before, since = counted[0], time.perf_counter()
     during()
     return (counted[0] - before) / (time.perf_counter() - since)
@@ -173,7 +173,7 @@ def _row(
 def _times(
     call: _Call, a: torch.Tensor, b: torch.Tensor, calls: int, seconds: float, kept: list[Any]
 ) -> list[float]:
-    """Seconds of each call; the result's end is part of it only where it is freed, else it goes to kept."""
+    """Seconds of each call. Results go to `kept`, unless the call is one whose time includes freeing them."""
     fn, clock = call.fn, time.perf_counter
     times: list[float] = []
     room = max(1, KEPT_BYTES // a.nbytes)

@@ -1,4 +1,4 @@
-"""The demo's figures as lines of text; pure: data in, styled text out."""
+"""The demo's figures as lines of styled text. Pure."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Screen:
         self._show([[layout.Part(text, "bold")]])
 
     def progress(self, text: str) -> None:
-        """Says what is measured next. Written before it starts: a thread that redraws would disturb it."""
+        """Says what is measured next. It is written once, before that starts: redrawing would disturb it."""
         self._progress.show(f"{time.monotonic() - self._began:4.0f} s  {text}")
 
     def _show(self, lines: list[layout.Line]) -> None:

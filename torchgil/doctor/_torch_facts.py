@@ -20,7 +20,8 @@ __all__ = ["ask", "openmp_runtimes", "tell"]
 _LIMIT_S = 120  # an import of torch takes a second or two
 
 
-# Found as here: `-m` would look in the current folder first, where a source tree of torch may lie.
+# The child looks for modules where this process does. With `-m` it would look in the current folder first,
+# where a source tree of torch may lie.
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -31,7 +32,8 @@ _torch_facts.tell(sys.argv[2])
 
 def ask() -> dict[str, Any]:
     """The facts, from a child; "torch_error": why there are none, or why torchgil cannot use that torch."""
-    # Told in a file: what is imported may write to the streams, close them, or leave a process that has them.
+    # The child writes to a file, since what it imports may write to the streams, close them, or leave a
+    # process behind that keeps them open.
     with tempfile.TemporaryDirectory() as folder:
         told, said = Path(folder) / "told", Path(folder) / "said"
         command = [sys.executable, "-W", "ignore", "-c", _CHILD, json.dumps(sys.path), str(told)]

@@ -73,7 +73,7 @@ def test_a_call_that_keeps_the_gil_is_told_of_with_its_stack_before_it_ends() ->
         lines[0],
     ), done
     assert lines[1] == "  it sleeps in read; 1 thread waits for the GIL"
-    assert re.fullmatch(r"  MainThread \(thread \d+\), most recent call last:", lines[2])
+    assert re.fullmatch(r"  MainThread \(thread \d+\), most recent call last:", lines[3])
     holder, waiting = functions(first)
     assert (holder[-2:], waiting[-1]) == (["outer", "until_told"], "wanting")
     assert re.search(r"^  wants it \(thread \d+\) waits for the GIL:$", first, re.MULTILINE)

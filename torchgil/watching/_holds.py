@@ -159,8 +159,16 @@ class Hang(LongHold):
     the duration is that of the whole hold.
 
     Attributes:
-        duration_s, queued_s, thread_name, ident, exact, collections: As of a `LongHold`.
-        filename, lineno, function, stack: Likewise; "", 0 and empty where the frames could not be read.
+        duration_s: As of a `LongHold`, and so are the next ones.
+        queued_s: Likewise.
+        thread_name: Likewise.
+        ident: Likewise.
+        filename: Likewise; "" where the frames could not be read.
+        lineno: Likewise; 0 where they could not.
+        function: Likewise; "" where they could not.
+        stack: Likewise; empty where they could not.
+        exact: True.
+        collections: As of a `LongHold`.
         state: What the thread did: "runs", or "sleeps in" and the name of the system call.
         waiting: The threads that waited for the GIL then.
         objects: Paths of the shared objects on the thread's native stack, the innermost first, up to the

@@ -180,7 +180,8 @@ void remove(const Client& client) {
     const size_t symbol = index_of(hook);
     std::erase(state.hooks[symbol], &hook);
     link(symbol);
-    hook.next->address = hook.next->original.load(); // for a call that is under way
+    hook.next->address =
+        hook.next->original.load(); // for a call that is under way
   }
 }
 

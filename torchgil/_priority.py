@@ -29,12 +29,11 @@ def gil_priority(function: F | None = None, /) -> GilPriority | F:
 
     It is for threads that are mostly inside ops: a forward, a training step, beside threads that are
     busy in Python. The others pay, for each request costs them a switch; but no more is taken from
-    them than is left to them: threads with priority that have kept the GIL for longer than they let
-    others have it wait for the difference, a millisecond at most, before they ask again. Two threads
-    with priority that both run long stretches of Python between their ops take the GIL from each other.
+    them than is left to them: where threads with priority have kept the GIL for longer than they let
+    others have it they wait for the difference before they ask again, and once it is a millisecond
+    the others ask. Threads with priority wait for each other's next release, 400 us at most.
 
-    Only the calling thread is changed, and only its way back from a release: where it was itself
-    forced to give way, it waits like any other. Blocks may be nested. As a decorator it is around
+    Only the calling thread is changed. Blocks may be nested. As a decorator it is around
     each call of a function, and around each step of a generator or coroutine, so that it never
     stays on while another task of the event loop runs. In a ``with`` statement inside a generator
     it stays on while the generator is suspended, as ``torch.no_grad()`` does.

@@ -19,7 +19,7 @@ stop = False
 def busy():
     while not stop:
         pass
-workers = 1
+workers, busies = 1, 1
 block = torchgil.gil_priority
 {call}
 call()
@@ -29,19 +29,20 @@ def work():
         while time.perf_counter() < end:
             call()
 others = [threading.Thread(target=work, name="worker") for _ in range(workers)]
-others.append(threading.Thread(target=busy, name="busy"))
+others += [threading.Thread(target=busy, name="busy") for _ in range(busies)]
 with torchgil.trace(ops=False, max_events=5_000_000) as t:
     end = time.perf_counter() + 0.2
     for other in others: other.start()
-    for other in others[:-1]: other.join()
+    for other in others[:workers]: other.join()
     stop = True
-    others[-1].join()
+    for other in others[workers:]: other.join()
 held_s = {{"worker": 0, "busy": 0}}
 for thread in t.report().threads:
     if thread.name in held_s:
         held_s[thread.name] += thread.held_s
 counts = {{"owed": C.priority_owed_waits(), "answers": C.priority_answers()}}
-print(json.dumps(held_s | counts | {{"wall": t.report().wall_s}}))
+counts |= {{"turns": C.priority_turns_of_others(), "wall": t.report().wall_s}}
+print(json.dumps(held_s | counts))
 """
 
 TINY = {
@@ -66,12 +67,38 @@ def beside_the_busy(call):
 def test_a_loop_of_tiny_windows_leaves_the_busy_thread_its_share(name):
     """Half, less what it takes to wake. Were nothing owed, it would be a twelfth."""
     seen = beside_the_busy(TINY[name])
-    assert seen["busy"] > 0.25 * seen["wall"], seen
+    assert seen["busy"] > 0.3 * (seen["worker"] + seen["busy"]), seen
 
 
-def test_two_such_threads_leave_it_as_much_as_one():
-    seen = beside_the_busy(TINY["an op"] + "\nworkers = 2")
-    assert seen["busy"] > 0.2 * seen["wall"], seen
+@pytest.mark.parametrize(("workers", "busies"), [(2, 1), (4, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("name", ["an op", "a window of ours"])
+def test_a_crowd_leaves_as_much_as_one_thread(name, workers, busies):
+    """They hand the GIL to each other, and still the busy have their turn."""
+
+    def check():
+        seen = beside_the_busy(f"{TINY[name]}\nworkers, busies = {workers}, {busies}")
+        assert seen["busy"] > 0.25 * (seen["worker"] + seen["busy"]), seen
+
+    once(check)  # one that waits for a core loses the GIL to those that have one
+
+
+def test_two_busy_threads_take_turns_and_not_more_often_than_a_millisecond():
+    """Each side asks once it was kept from the GIL for a millisecond, and never sooner."""
+
+    def check():
+        seen = beside_the_busy("""
+def call():
+    for _ in range(1000): pass""")
+        assert min(seen["worker"], seen["busy"]) > 0.3 * (seen["worker"] + seen["busy"]), seen
+        assert seen["turns"] > 5, seen
+        assert seen["answers"] > 5, seen
+        several.append(seen)
+
+    several = []
+    once(check)
+    for seen in several:
+        assert seen["turns"] < seen["worker"] / 0.0008, seen
+        assert seen["answers"] < seen["busy"] / 0.0008, seen
 
 
 def test_whoever_leaves_more_than_it_takes_owes_nothing():

@@ -141,7 +141,7 @@ beside(window, gil_priority=True, threads=8)"""
     assert 200 < int(asked) < 400
 
 
-def test_a_thread_that_was_forced_to_switch_waits_like_any_other():
+def test_a_thread_that_was_forced_to_switch_by_another_with_priority_waits_for_its_interval():
     code = f"""{BUSY}
 torch.ones(1)
 def other():

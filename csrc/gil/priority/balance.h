@@ -4,67 +4,69 @@
 #include "clock.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
+#include <utility>
 
 namespace torchgil::priority {
 
 /// For how long the threads with priority left the GIL to the others, less for
-/// how long they kept from them what they had asked for. While they have kept
-/// more than they left, they owe the rest, and none of them asks again before
-/// it is paid. So together they take no more from the others than they leave
-/// them, however short their windows are.
+/// how long they kept it from those that wanted it. It decides who may ask the
+/// holder to give way before the interpreter's own interval is over: threads
+/// with priority owe what they kept in excess, and none of them asks before it
+/// is paid; once they owe a millisecond, the others ask. So the two sides take
+/// turns however short the windows are, and all threads with priority together
+/// take no more from the others than they leave them.
 ///
-/// What was asked for is kept from the moment its holder gives way (nobody runs
-/// until the one that asked has woken) until one of the others has had the GIL
-/// again: a window too short for them to come back in is kept as well.
+/// The GIL is kept from the moment that its holder gives way to one that asked
+/// (nobody runs until that one has woken), or that one of the others finds it
+/// taken, until one of the others has it: a window too short for them to come
+/// back in is kept as well.
 ///
-/// It belongs to one GIL, that of the main interpreter. Everything but taken()
-/// is called with that GIL's mutex held.
+/// It belongs to one GIL, that of the main interpreter. Everything is called
+/// with that GIL's mutex held.
 class Balance {
  public:
-  /// A thread with priority finds the GIL taken. Returns what is owed, in
-  /// nanoseconds; 0 where it may ask at once.
-  int64_t owed() {
-    const int64_t now = now_ns();
-    wanted_ = now;
-    if (!counts_) {
-      counts_ = true;
-      kept_ = false;
-      balance_ = 0;
-      changed_ = now;
-    }
-    if (!taken_.load(std::memory_order_relaxed)) {
-      others_had_it();
-    }
-    const int64_t since = now - changed_;
-    const int64_t owed = -(kept_ ? balance_ - since : balance_ + since);
-    return owed < kLeastOwed ? 0 : owed;
+  /// Whether a thread with priority has the GIL.
+  bool with_priority() const {
+    return with_priority_;
   }
 
-  /// A thread with priority has the GIL, at a window's end. GIL: held.
-  void taken() {
-    taken_.store(true, std::memory_order_relaxed);
+  /// A thread with priority finds the GIL with one of the others. Returns what
+  /// is owed, in nanoseconds; 0 where it may ask at once.
+  int64_t owed(int64_t now) {
+    look(now);
+    const int64_t owed = -at(now);
+    return owed < kLeastWait ? 0 : owed;
   }
 
-  /// The GIL is let go: for a thread with priority that asked, or for anybody.
-  void released(bool for_one_that_asked) {
-    const bool by_priority = taken_.load(std::memory_order_relaxed);
-    taken_.store(false, std::memory_order_relaxed);
+  /// One of the others finds the GIL with a thread with priority. Returns for
+  /// how long it may be kept from them yet; 0 where it may ask at once.
+  int64_t until_owed(int64_t now) {
+    look(now);
+    keep(now);
+    const int64_t left = at(now) + kMost;
+    return left < kLeastWait ? 0 : left;
+  }
+
+  /// The GIL is taken.
+  void taken(bool by_priority) {
+    with_priority_ = by_priority;
+    if (!by_priority && kept_) {
+      settle(std::max(left_, changed_)); // all since then was left to them
+    }
+  }
+
+  /// The GIL is let go: to a thread with priority that asked, or to anybody.
+  void released(bool to_one_that_asked) {
+    const bool by_priority = std::exchange(with_priority_, false);
     if (!counts_) {
       return;
     }
     if (by_priority) {
       left_ = now_ns();
-      counts_ = kept_ || left_ - wanted_ < kForgotten;
-      return;
-    }
-    others_had_it();
-    if (for_one_that_asked) {
-      const int64_t now = now_ns();
-      balance_ = std::min(balance_ + (now - changed_), kMost);
-      changed_ = now;
-      kept_ = true;
+      counts_ = left_ - looked_ < kForgotten;
+    } else if (to_one_that_asked) {
+      keep(now_ns());
     }
   }
 
@@ -73,28 +75,46 @@ class Balance {
   // after it.
   static constexpr int64_t kMost = 1'000'000;
   // Less is not waited for: the system's timers are 50 us late.
-  static constexpr int64_t kLeastOwed = 50'000;
-  // Two switch intervals in which nobody found the GIL taken: the others left,
-  // and no more looks at the clock until they come back.
+  static constexpr int64_t kLeastWait = 50'000;
+  // Two switch intervals in which nobody found the GIL taken by the other side:
+  // then no more looks at the clock until somebody does.
   static constexpr int64_t kForgotten = 10'000'000;
 
-  void others_had_it() {
-    if (kept_) {
-      // Before it was given, where another was quicker than the one that asked.
-      const int64_t until = std::max(left_, changed_);
-      balance_ = std::max(balance_ - (until - changed_), -kMost);
-      changed_ = until;
+  int64_t at(int64_t now) const {
+    const int64_t since = now - changed_;
+    return std::clamp(balance_ + (kept_ ? -since : since), -kMost, kMost);
+  }
+
+  void look(int64_t now) {
+    looked_ = now;
+    if (!counts_) {
+      counts_ = true;
       kept_ = false;
+      balance_ = 0;
+      changed_ = now;
     }
   }
 
+  void keep(int64_t now) {
+    if (!kept_) {
+      settle(now);
+      kept_ = true;
+    }
+  }
+
+  void settle(int64_t now) {
+    balance_ = at(now);
+    changed_ = now;
+    kept_ = false;
+  }
+
+  bool with_priority_ = false;
   bool counts_ = false;
-  bool kept_ = false;   // since changed_; else it is with the others since then
+  bool kept_ = false;   // since changed_; else it is left since then
   int64_t balance_ = 0; // until changed_
   int64_t changed_ = 0;
-  int64_t wanted_ = 0; // when a thread with priority last found the GIL taken
-  int64_t left_ = 0;   // when one last let it go
-  std::atomic<bool> taken_{false}; // one of them has it
+  int64_t looked_ = 0; // when one side last found the GIL with the other
+  int64_t left_ = 0;   // when a thread with priority last let it go
 };
 
 } // namespace torchgil::priority

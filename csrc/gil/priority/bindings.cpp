@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "priority/priority.h"
+#include "priority/turns.h"
 
 #include <memory>
 #include <new>
@@ -111,6 +112,7 @@ void register_priority(py::module_& m) {
   m.def("has_priority", &priority::has_priority);
   m.def("priority_answers", &priority::answers);
   m.def("priority_owed_waits", &priority::owed_waits);
+  m.def("priority_turns_of_others", &priority::turns_of_others);
 }
 
 } // namespace torchgil

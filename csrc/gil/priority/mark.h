@@ -1,33 +1,32 @@
-// csrc/gil/priority/mark.h: what says that a thread with priority takes the
-// GIL.
+// csrc/gil/priority/mark.h: what the calling thread knows of its own priority.
 #pragma once
 
 #include "initial_exec.h"
-#include "priority/balance.h"
 
+#include <atomic>
 #include <cstdint>
 
 namespace torchgil::priority {
 
-/// What a thread that is taking the GIL back makes of the interpreter's waits.
-enum class Mark : uint8_t {
-  kNone,  // nothing: it is no window's end, or has no priority
-  kAsk,   // once nothing is owed, the next wait is answered at once: whoever
-          // holds the GIL is asked
-  kAsked, // the next wait is one, and woken before those that did not ask
-};
-
+// How many blocks with priority the thread is in. Null in one that never had
+// priority, and once it is ending.
 TORCHGIL_INITIAL_EXEC
-inline constinit thread_local Mark mark = Mark::kNone;
-inline constinit Balance balance;
+inline constinit thread_local std::atomic<int64_t>* depth = nullptr;
+
+// Set while a release window with priority ends, in a block or not.
+TORCHGIL_INITIAL_EXEC
+inline constinit thread_local bool ends_window = false;
+
+inline bool in_block() {
+  return depth && depth->load(std::memory_order_relaxed) > 0;
+}
 
 /// Around what takes the GIL back.
 inline void begin_asking() {
-  mark = Mark::kAsk;
+  ends_window = true;
 }
 inline void end_asking() {
-  mark = Mark::kNone;
-  balance.taken();
+  ends_window = false;
 }
 
 struct Asks {

@@ -29,10 +29,4 @@ void leave(const Depth& depth);
 /// Whether the calling thread has priority.
 bool has_priority();
 
-/// How many waits of all threads were answered at once: the tests' witness.
-uint64_t answers();
-
-/// How many times a thread waited for what it owed, before it asked.
-uint64_t owed_waits();
-
 } // namespace torchgil::priority

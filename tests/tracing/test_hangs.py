@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -468,6 +469,43 @@ def test_two_watchdogs_and_a_monitor_share_one_thread_that_looks() -> None:
         print(looking(), len(first.hangs), len(second.hangs), monitor.stats().held_share > 0.5)
     """)
     assert done.stdout.splitlines() == ["1", "1", "0 2 1 True"]
+
+
+def test_many_short_hangs_beside_busy_threads_have_their_lines() -> None:
+    """TORCHGIL_STRESS_HANGS: how many, 50 by default."""
+    wanted = int(os.environ.get("TORCHGIL_STRESS_HANGS", "50"))
+    done = child(
+        f"""
+        import itertools, random
+        random.seed(1)
+        names = [f"hang_{{i}}" for i in range(20)]
+        space = dict(held=held)
+        for name in names:  # each on a line of its own, in code of its own, at a depth of its own
+            above = "\\n" * random.randrange(500)
+            body = f"return {{name}}(n - 1) if n else held.sleep(0.02)"
+            exec(f"{{above}}def {{name}}(n):\\n  {{body}}", space)
+        lines = {{name: space[name].__code__.co_firstlineno + 1 for name in names}}
+        stop = threading.Event()
+        def busy():
+            while not stop.is_set():
+                [str(i) for i in range(100)]
+        null = os.open(os.devnull, os.O_WRONLY)
+        others = [threading.Thread(target=busy) for _ in range(3)]
+        with watched(0.01, threshold=0.01, mean_gap=0.001, max_holds=10**6, hang_output=null) as watchdog:
+            for other in others:
+                other.start()
+            for i in range({wanted}):
+                space[names[i % len(names)]](random.randrange(50))
+            stop.set()
+            for other in others:
+                other.join()
+        found = [hang for hang in watchdog.hangs if hang.function in lines]
+        assert all(hang.lineno == lines[hang.function] and hang.thread_name == "MainThread" for hang in found)
+        print(len(found))
+        """,
+        timeout=60 + wanted,
+    )
+    assert int(done.stdout) > wanted / 4, done  # a busy thread can take the whole of a short one's time
 
 
 def test_none_switches_it_off() -> None:

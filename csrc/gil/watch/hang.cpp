@@ -21,15 +21,14 @@ namespace {
 constexpr size_t kMostFrames = 100;
 constexpr size_t kMostWaiting = 100; // whose stacks are read
 constexpr int kLooks = 5;            // at what a thread does
-constexpr auto kBetween = std::chrono::milliseconds(1);
 
 // A thread that computes can be in a system call at any one moment. So it
 // sleeps only if it is in the same one at each of several.
-SystemCall sleeps_in(uint64_t native_id) {
+SystemCall sleeps_in(uint64_t native_id, Clock::duration between) {
   const std::string folder = folder_of(native_id);
   const SystemCall call = system_call_of(folder);
   for (int i = 1; i < kLooks && call.number >= 0; ++i) {
-    std::this_thread::sleep_for(kBetween);
+    std::this_thread::sleep_for(between);
     if (system_call_of(folder) != call) {
       return {};
     }
@@ -43,7 +42,7 @@ FrozenStack stack_of(const void* state, bool read_stacks) {
 
 // The wait for the GIL is a timed one: each thread wakes every few
 // milliseconds, and sleeps again. So one of several looks finds it.
-std::map<uint64_t, std::string> waiting_names() {
+std::map<uint64_t, std::string> waiting_names(Clock::duration between) {
   std::map<uint64_t, std::string> found;
   const GilMemory gil = gil_memory();
   for (int i = 0; i < kLooks; ++i) {
@@ -53,7 +52,7 @@ std::map<uint64_t, std::string> waiting_names() {
         found[id] = system_name_of(folder);
       }
     });
-    std::this_thread::sleep_for(kBetween);
+    std::this_thread::sleep_for(between);
   }
   return found;
 }
@@ -64,9 +63,9 @@ bool is_ours(const Hang::Thread& thread) {
 }
 
 std::vector<Hang::Thread> waiting_for_gil(
-    const KnownThreads::Threads& known, bool read_stacks) {
+    const KnownThreads::Threads& known, const LookAtHang& how) {
   std::vector<Hang::Thread> found;
-  for (const auto& [id, system_name] : waiting_names()) {
+  for (const auto& [id, system_name] : waiting_names(how.between)) {
     Hang::Thread thread;
     const auto it =
         std::find_if(known.begin(), known.end(), [id = id](const auto& entry) {
@@ -81,7 +80,7 @@ std::vector<Hang::Thread> waiting_for_gil(
       continue;
     }
     if (thread.who.state != nullptr && found.size() < kMostWaiting) {
-      thread.stack = stack_of(thread.who.state, read_stacks);
+      thread.stack = stack_of(thread.who.state, how.read_stacks);
     }
     found.push_back(std::move(thread));
   }
@@ -168,7 +167,7 @@ std::shared_ptr<const Hang> look_at_hang(
     const void* holder,
     uint64_t switches,
     const KnownThreads& known,
-    bool read_stacks) {
+    const LookAtHang& how) {
   auto hang = std::make_shared<Hang>();
   const auto threads = known.all();
   const auto found = threads.find(holder);
@@ -179,16 +178,16 @@ std::shared_ptr<const Hang> look_at_hang(
   if (who.name.empty() && who.native_id != 0) {
     who.name = system_name_of(folder_of(who.native_id));
   }
-  hang->holder.stack = stack_of(holder, read_stacks);
+  hang->holder.stack = stack_of(holder, how.read_stacks);
   if (who.native_id == 0) {
     hang->state = "is not known to run or to sleep";
   } else {
-    const SystemCall call = sleeps_in(who.native_id);
+    const SystemCall call = sleeps_in(who.native_id, how.between);
     hang->state = call.number < 0 ? "runs" : "sleeps in " + call.name();
     hang->objects = objects_on_stack(call);
   }
   hang->collecting = collections::collecting() == holder;
-  hang->waiting = waiting_for_gil(threads, read_stacks);
+  hang->waiting = waiting_for_gil(threads, how);
   // Each of these was read while the same thread held the GIL.
   return gil_holder() == holder && gil_switches() == switches ? hang : nullptr;
 }

@@ -26,14 +26,19 @@ struct Hang {
   std::vector<Thread> waiting;      // for the GIL
 };
 
-/// Looks at the thread that holds the GIL, and at those that wait for it, some
-/// milliseconds. Null where another thread has got it meanwhile. GIL: not
-/// needed, and not asked for.
+struct LookAtHang {
+  bool read_stacks = true;   // what can_read_frozen_stacks() has said
+  Clock::duration between{}; // looks at what a thread does, of several
+};
+
+/// Looks at the thread that holds the GIL, and at those that wait for it, for
+/// some ten times `between`. Null where another thread has got it meanwhile.
+/// GIL: not needed, and not asked for.
 std::shared_ptr<const Hang> look_at_hang(
     const void* holder,
     uint64_t switches,
     const KnownThreads& known,
-    bool read_stacks);
+    const LookAtHang& how);
 
 /// Several lines, each ended. Characters that would begin a new line or speak
 /// to a terminal are escaped.

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kExitCode = 70;     // EX_SOFTWARE of sysexits.h
 constexpr int kPatienceMs = 1000; // with whoever should read a pipe
+constexpr auto kBetween = std::chrono::milliseconds(1);
 
 } // namespace
 
@@ -43,8 +44,11 @@ bool HangWatch::due(const Hold& hold) {
 
 std::shared_ptr<const Hang> HangWatch::look(
     const Hold& hold, uint64_t switches) {
-  auto hang =
-      look_at_hang(hold.holder, switches, known_, settings_.read_stacks);
+  // Ten looks must be over before a hang is that just lasts long enough.
+  const auto between =
+      std::min<Clock::duration>(kBetween, settings_.after / 100);
+  auto hang = look_at_hang(
+      hold.holder, switches, known_, {settings_.read_stacks, between});
   if (hang == nullptr) {
     return nullptr;
   }

@@ -128,6 +128,8 @@ def test_a_scrape_tells_what_a_monitor_a_watchdog_and_a_pool_count():
     assert found["torchgil_watchdog_holds_total", "w"] == len(watchdog.holds) == 1
     assert found["torchgil_watchdog_held_seconds_total", "w"] == watchdog.holds[0].duration_s
     assert found["torchgil_watchdog_knocks_total", "w"] >= 1
+    assert found["torchgil_watchdog_hangs_total", "w"] == 0
+    assert found["torchgil_watchdog_hold_seconds", "w"] >= 0
     assert found["torchgil_watchdog_running", "w"] == 1
     assert found["torchgil_pool_workers", "p"] == 2
     assert found["torchgil_pool_calls_total", "done", "p"] == 1

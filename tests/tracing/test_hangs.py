@@ -406,6 +406,30 @@ def test_a_file_that_cannot_be_opened_is_an_error_of_start_and_leaves_nothing(tm
     assert not watchdog.running
 
 
+def test_no_signal_is_sent_and_nothing_of_faulthandlers_is_changed() -> None:
+    done = child("""
+        import faulthandler, signal
+        faulthandler.enable(open(os.devnull, "w"))
+        for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) == signal.SIG_DFL and number != signal.SIGCHLD:
+                signal.signal(number, lambda number, frame: came.append(number))
+        came = []
+        def masks():
+            lines = open("/proc/self/status").read().splitlines()
+            wanted = ("SigBlk", "SigIgn", "SigCgt")
+            found = [int(line.split()[1], 16) for line in lines if line.startswith(wanted)]
+            return [mask & ~(3 << 31) for mask in found]  # glibc's own two, from the first thread on
+        before = masks()
+        with watched(0.1) as watchdog:
+            during = masks()
+            began = time.monotonic()
+            held.sleep(0.5)
+            slept = time.monotonic() - began
+        print(len(watchdog.hangs), came, before == during == masks(), faulthandler.is_enabled(), slept >= 0.5)
+    """)
+    assert done.stdout == "1 [] True True True\n"
+
+
 def test_a_process_may_end_in_the_middle_of_a_hang() -> None:
     """Another thread of C calls exit() while the GIL is held: libc's handlers run beside who looks.
 

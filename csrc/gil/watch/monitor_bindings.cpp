@@ -23,13 +23,15 @@ using Seconds = std::chrono::duration<double>;
 /// A Monitor that Python code starts by making it, and stops.
 class PyMonitor {
  public:
+  // GIL: held on entry, released while it begins.
   PyMonitor(double interval_s, size_t kept, py::dict threads)
-      : threads_(std::move(threads)),
-        monitor_(
-            std::make_unique<Monitor>(
-                std::chrono::duration_cast<Clock::duration>(
-                    Seconds(interval_s)),
-                kept)) {
+      : threads_(std::move(threads)) {
+    {
+      const ReleaseWindow window; // the looker may be busy for a moment
+      monitor_ = std::make_unique<Monitor>(
+          std::chrono::duration_cast<Clock::duration>(Seconds(interval_s)),
+          kept);
+    }
     for (const NamedThread& thread : named_threads(threads_)) {
       monitor_->begin_thread(thread.state, thread.id, in_utf8(thread.name));
     }

@@ -83,7 +83,7 @@ struct Wanted {
 /// A Prober that Python code starts by making it, and stops.
 class PyProber {
  public:
-  // GIL: held.
+  // GIL: held on entry, released while its threads begin.
   explicit PyProber(Wanted wanted)
       : wanted_(std::move(wanted)),
         // Not py::module_::import: that can run Python code, and the thread
@@ -92,16 +92,18 @@ class PyProber {
             py::reinterpret_borrow<py::object>(
                 PySys_GetObject("getswitchinterval"))) {
     note_threads();
+    const Prober::Settings settings{
+        seconds(wanted_.threshold_s),
+        seconds(wanted_.mean_gap_s),
+        seconds(wanted_.look_period_s),
+        {seconds(wanted_.hang_s),
+         seconds(wanted_.exit_after_s),
+         seconds(switch_interval_().cast<double>()),
+         wanted_.output,
+         can_read_frozen_stacks()}};
+    const ReleaseWindow window; // the looker may be busy for a moment
     prober_ = std::make_unique<Prober>(
-        Prober::Settings{
-            seconds(wanted_.threshold_s),
-            seconds(wanted_.mean_gap_s),
-            seconds(wanted_.look_period_s),
-            {seconds(wanted_.hang_s),
-             seconds(wanted_.exit_after_s),
-             seconds(switch_interval_().cast<double>()),
-             wanted_.output,
-             can_read_frozen_stacks()}},
+        settings,
         known_,
         [this](const Hold& hold) { call_report(hold); },
         [this] { knocked(); });

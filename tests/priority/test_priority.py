@@ -163,6 +163,22 @@ print(*order)"""
     assert run_in_child(code).stdout.split() == ["other", "main"]
 
 
+def test_once_its_block_has_ended_nobody_asks_a_thread_before_the_interval():
+    """It got the GIL with priority, and would not get it back so: it waits like any other then."""
+    code = f"""{BUSY}
+other = threading.Thread(target=busy)
+count = 1_000_000_000
+with torchgil.gil_priority():
+    other.start()
+    released.sleep(0.01)
+for _ in range(2_000_000):
+    pass
+order.append("main")
+other.join()
+print(*order)"""
+    assert run_in_child(code).stdout.split() == ["main", "busy"]
+
+
 NOGIL = """
 class Product(torch.nn.Module):
     def forward(self, x):

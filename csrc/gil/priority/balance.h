@@ -4,6 +4,7 @@
 #include "clock.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -26,9 +27,11 @@ namespace torchgil::priority {
 /// with that GIL's mutex held.
 class Balance {
  public:
-  /// Whether a thread with priority has the GIL.
-  bool with_priority() const {
-    return with_priority_;
+  /// Whether a thread in a block has the GIL. One that got it with priority and
+  /// is in none, as nogil's may be, would wait like any other once it is forced
+  /// to give way: it is asked like any other.
+  bool in_block() const {
+    return blocks_ && blocks_->load(std::memory_order_relaxed) > 0;
   }
 
   /// A thread with priority finds the GIL with one of the others. Returns what
@@ -39,7 +42,7 @@ class Balance {
     return owed < kLeastWait ? 0 : owed;
   }
 
-  /// One of the others finds the GIL with a thread with priority. Returns for
+  /// One of the others finds the GIL with a thread in a block. Returns for
   /// how long it may be kept from them yet; 0 where it may ask at once.
   int64_t until_owed(int64_t now) {
     look(now);
@@ -48,9 +51,11 @@ class Balance {
     return left < kLeastWait ? 0 : left;
   }
 
-  /// The GIL is taken.
-  void taken(bool by_priority) {
-    with_priority_ = by_priority;
+  /// The GIL is taken by a thread that is in so many blocks; null: it never was
+  /// in one.
+  void taken(bool by_priority, const std::atomic<int64_t>* blocks) {
+    by_priority_ = by_priority;
+    blocks_ = blocks;
     if (!by_priority && kept_) {
       settle(std::max(left_, changed_)); // all since then was left to them
     }
@@ -58,7 +63,8 @@ class Balance {
 
   /// The GIL is let go: to a thread with priority that asked, or to anybody.
   void released(bool to_one_that_asked) {
-    const bool by_priority = std::exchange(with_priority_, false);
+    blocks_ = nullptr;
+    const bool by_priority = std::exchange(by_priority_, false);
     if (!counts_) {
       return;
     }
@@ -108,7 +114,8 @@ class Balance {
     kept_ = false;
   }
 
-  bool with_priority_ = false;
+  bool by_priority_ = false;                     // who has the GIL
+  const std::atomic<int64_t>* blocks_ = nullptr; // the same thread's
   bool counts_ = false;
   bool kept_ = false;   // since changed_; else it is left since then
   int64_t balance_ = 0; // until changed_

@@ -107,7 +107,7 @@ int wait_with_priority(
   }
   int64_t ns = kLookAgain;
   if (!std::exchange(mine.asks, false)) {
-    const bool peer = balance.with_priority();
+    const bool peer = balance.in_block();
     ns = peer ? mine.peers_until - now : balance.owed(now);
     if (ns <= 0) {
       return ask(priority_asked, answered);
@@ -127,7 +127,7 @@ int wait_as_another(
   int result = 0;
   if (std::exchange(mine.asks, false)) {
     result = wait_at_most(kLookAgain, cond, mutex, until);
-  } else if (!balance.with_priority()) {
+  } else if (!balance.in_block()) {
     result = next_wait(cond, mutex, until);
   } else if (const int64_t ns = balance.until_owed(now_ns())) {
     result = wait_at_most(ns, cond, mutex, until);
@@ -172,7 +172,7 @@ int signal(pthread_cond_t* cond) {
     return next_signal(cond);
   }
   if (is_switch_cond(cond, known)) {
-    balance.taken(ends_window || in_block());
+    balance.taken(ends_window || in_block(), depth);
   } else if (cond == known) {
     const bool turn_of_others = others_asked && others_waiting > 0;
     Waiter* first = turn_of_others ? nullptr : Waiter::first;

@@ -3,8 +3,8 @@
 
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
 
+#include "proc_file.h"
 #include "tasks.h"
 
 #if defined(__linux__)
@@ -65,6 +65,7 @@ constexpr Name kNames[] = {
     {SYS_sched_yield, "sched_yield"},
     {SYS_getdents64, "getdents64"},
     {SYS_munmap, "munmap"},
+    {SYS_restart_syscall, "restart_syscall"},
     {SYS_clone, "clone"},
     {SYS_execve, "execve"},
 #ifdef SYS_poll
@@ -104,17 +105,17 @@ std::string SystemCall::name() const {
 // The file says "running", or the system call and its arguments.
 SystemCall system_call_of(const std::string& folder) {
   SystemCall call;
-  if (std::FILE* file = std::fopen((folder + "/syscall").c_str(), "re")) {
-    if (std::fscanf(
-            file,
-            "%" SCNd64 " %" SCNx64 " %*x %*x %*x %*x %*x %" SCNx64,
-            &call.number,
-            &call.first,
-            &call.stack) != 3) {
-      call = {};
-    }
-    std::fclose(file);
+  const auto text = read_proc_file(folder + "/syscall");
+  if (text &&
+      std::sscanf(
+          text->c_str(),
+          "%" SCNd64 " %" SCNx64 " %*x %*x %*x %*x %*x %" SCNx64,
+          &call.number,
+          &call.first,
+          &call.stack) != 3) {
+    call = {};
   }
+  call.known = text.has_value();
   return call;
 }
 
@@ -131,9 +132,10 @@ uint64_t this_native_id() {
 }
 
 std::string system_name_of(const std::string& folder) {
-  std::ifstream file(folder + "/comm");
-  std::string name;
-  std::getline(file, name);
+  std::string name = read_proc_file(folder + "/comm").value_or("");
+  if (name.ends_with('\n')) {
+    name.pop_back();
+  }
   return name;
 }
 

@@ -10,7 +10,8 @@ namespace torchgil {
 /// A thread that sleeps in the kernel: the system call that it is in. From
 /// /proc/self/task/*/syscall, which says "running" of any other.
 struct SystemCall {
-  int64_t number = -1; // -1: it runs, or has ended, or there is no such file
+  bool known = false;  // false: it has ended, or there is no such file
+  int64_t number = -1; // -1: it runs, or is not known
   uint64_t first = 0;  // the call's first argument; of a futex its address
   uint64_t stack = 0;  // the top of the thread's stack
 

@@ -4,6 +4,7 @@
 #include "watch/native_stack.h"
 
 #include "own_memory.h"
+#include "proc_file.h"
 
 #include <algorithm>
 #include <array>
@@ -18,6 +19,7 @@ namespace {
 
 constexpr size_t kMostBytes = 64 << 10; // of the stack
 constexpr size_t kMostObjects = 8;
+constexpr size_t kMostMaps = 16 << 20; // bytes of /proc/self/maps
 
 /// Code of a shared object.
 struct Code {
@@ -29,29 +31,26 @@ struct Code {
 /// By address, from /proc/self/maps.
 std::vector<Code> mapped_code() {
   std::vector<Code> found;
-  std::FILE* file = std::fopen("/proc/self/maps", "re");
-  if (file == nullptr) {
-    return found;
-  }
-  std::array<char, 4352> line{}; // a path of 4,096 bytes
-  while (std::fgets(line.data(), line.size(), file)) {
+  const std::string maps =
+      read_proc_file("/proc/self/maps", kMostMaps).value_or("");
+  for (size_t at = 0, end = 0; (end = maps.find('\n', at)) != maps.npos;
+       at = end + 1) {
+    const std::string line = maps.substr(at, end - at);
     Code code;
     std::array<char, 5> rights{};
     int path = 0;
     if (std::sscanf(
-            line.data(),
+            line.c_str(),
             "%" SCNxPTR "-%" SCNxPTR " %4s %*s %*s %*s %n",
             &code.begin,
             &code.end,
             rights.data(),
             &path) >= 3 &&
         rights[2] == 'x' && line[path] == '/') {
-      code.path = line.data() + path;
-      code.path.erase(code.path.find_last_not_of('\n') + 1);
+      code.path = line.substr(path);
       found.push_back(std::move(code));
     }
   }
-  std::fclose(file);
   return found;
 }
 

@@ -6,19 +6,17 @@
 #include <string>
 
 #include "os_thread.h"
+#include "proc_file.h"
 #include "tasks.h"
 
 namespace torchgil {
 
 std::chrono::nanoseconds queued_time(uint64_t native_id) {
-  const std::string path = folder_of(native_id) + "/schedstat";
+  const auto text = read_proc_file(folder_of(native_id) + "/schedstat");
   int64_t queued = 0;
-  if (std::FILE* file = std::fopen(path.c_str(), "re")) {
-    // Three numbers: nanoseconds on a core, nanoseconds queued, turns.
-    if (std::fscanf(file, "%*d %" SCNd64, &queued) != 1) {
-      queued = 0;
-    }
-    std::fclose(file);
+  // Three numbers: nanoseconds on a core, nanoseconds queued, turns.
+  if (!text || std::sscanf(text->c_str(), "%*d %" SCNd64, &queued) != 1) {
+    queued = 0;
   }
   return std::chrono::nanoseconds(queued);
 }

@@ -28,18 +28,23 @@ class Stops {
     const auto used = used_time();
     const auto used_in_gap = used - std::exchange(used_, used);
     if (gap < kLate + period_) {
+      note_queued_time(now);
       return {};
     }
-    const auto queued = own_queued_time();
-    const auto waited = queued - std::exchange(queued_, queued);
-    const auto stopped = gap - period_ - waited;
+    const auto before = queued_;
+    noted_ = {};
+    note_queued_time(now);
+    const auto stopped = gap - period_ - (queued_ - before);
     return used_in_gap < gap / 10 && stopped > kLate ? stopped
                                                      : Clock::duration{};
   }
 
-  /// The thread did something else until now.
+  /// The thread did something else until now. To be called before the first
+  /// since_last(), in the same thread.
   void begin_again() {
     last_ = Clock::now();
+    used_ = used_time();
+    note_queued_time(last_);
   }
 
  private:
@@ -53,14 +58,20 @@ class Stops {
         std::chrono::nanoseconds(used.tv_nsec);
   }
 
-  static std::chrono::nanoseconds own_queued_time() {
-    return queued_time(this_native_id());
+  /// Now and then, for it takes 10 us: what this thread waited for a core
+  /// before it was late is to be taken for little.
+  void note_queued_time(Clock::time_point now) {
+    if (now - noted_ > kLate) {
+      noted_ = now;
+      queued_ = queued_time(this_native_id());
+    }
   }
 
   const Clock::duration period_;
-  Clock::time_point last_ = Clock::now();
-  Clock::duration used_ = used_time();
-  std::chrono::nanoseconds queued_ = own_queued_time();
+  Clock::time_point last_{};
+  Clock::time_point noted_{}; // when `queued_` was
+  Clock::duration used_{};
+  std::chrono::nanoseconds queued_{};
 };
 
 } // namespace torchgil

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace torchgil::looker {
@@ -71,15 +72,21 @@ class Looker {
         wake_.wait_until(lock, std::min(next->due, now + kLongest));
         continue;
       }
-      next->due = next->client->look(now);
-      for (Entry& other : entries_) {
-        if (other.client != next->client) {
-          other.due = other.client->look_along(now, other.due);
+      for (Entry& entry : entries_) {
+        try {
+          entry.due = &entry == &*next
+              ? entry.client->look(now)
+              : entry.client->look_along(now, entry.due);
+        } catch (const std::bad_alloc&) {
+          entry.due = now + kWithoutMemory;
         }
       }
     }
   }
 
+  // A process that has no memory left is not to end for a look.
+  static constexpr Clock::duration kWithoutMemory =
+      std::chrono::milliseconds(100);
   static constexpr Clock::duration kLongest = std::chrono::hours(1);
 
   std::mutex changing_; // by who adds or removes, until the thread has ended

@@ -30,7 +30,7 @@ namespace looker {
 inline constexpr Clock::time_point kNever = Clock::time_point::max();
 
 /// The first one starts the thread; throws where the system has no more. GIL:
-/// not needed.
+/// must not be held: a call may last, in which another client writes.
 void add(LookClient& client, Clock::time_point first);
 
 /// It is not in a call then, and gets no more; the last one ends the thread.

@@ -34,7 +34,7 @@ class Monitor : private LookClient {
     std::vector<Held> held;
   };
 
-  /// Begins. `kept` looks can be asked for again. GIL: not needed.
+  /// Begins. `kept` looks can be asked for again. GIL: must not be held.
   Monitor(Clock::duration interval, size_t kept);
   ~Monitor() override;
   Monitor(const Monitor&) = delete;

@@ -4,6 +4,7 @@
 #include "watch/prober.h"
 
 #include <algorithm>
+#include <new>
 #include <random>
 #include <utility>
 #include <vector>
@@ -80,17 +81,11 @@ Prober::~Prober() {
 }
 
 void Prober::stop() {
+  looker::remove(*this);
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
     wake_knocker_.notify_one();
-  }
-  looker::remove(*this);
-  {
-    std::unique_lock lock(mutex_);
-    if (told_) { // it has ended: whoever stops this had the GIL
-      tell_end_of_hang(lock);
-    }
     if (asking_ && interpreter_is_finalizing()) {
       // A thread that asked for the GIL before the interpreter began to shut
       // down, and has not got it, never gets it. The knocker is parked and uses
@@ -118,7 +113,7 @@ Clock::duration Prober::holding() const {
 // GIL: never held, never asked for.
 Clock::time_point Prober::look(Clock::time_point now) {
   std::unique_lock lock(mutex_);
-  if (stopping_ || interpreter_is_finalizing()) {
+  if (interpreter_is_finalizing()) {
     return looker::kNever; // it takes apart what is looked at
   }
   if (waiting_) {
@@ -140,7 +135,7 @@ Clock::time_point Prober::look(Clock::time_point now) {
 Clock::time_point Prober::look_along(
     Clock::time_point now, Clock::time_point due) {
   std::lock_guard lock(mutex_);
-  if (waiting_ || waited_ || before_ != nullptr || stopping_ ||
+  if (waiting_ || waited_ || before_ != nullptr ||
       interpreter_is_finalizing()) {
     return due; // a look at a time of its own
   }
@@ -241,6 +236,10 @@ void Prober::knock() {
   bool last = false;
   while (!last) {
     wake_knocker_.wait(lock, [this] { return stopping_ || waiting_; });
+    if (stopping_ && told_) { // it has ended: whoever stops this had the GIL
+      // Here, and not in the thread that stops this, which SIGPIPE could end.
+      tell_end_of_hang(lock);
+    }
     if (interpreter_is_finalizing()) {
       return; // it deletes the thread state itself
     }
@@ -272,7 +271,11 @@ void Prober::report_holds() {
       return; // the other was first
     }
     waiting_ = false;
-    holds = log_.finish(gil_holder(), gil_switches(), now);
+    try {
+      holds = log_.finish(gil_holder(), gil_switches(), now);
+    } catch (const std::bad_alloc&) { // they are lost, and the process goes on
+      return;
+    }
   }
   for (const Hold& hold : holds) {
     report_(hold);

@@ -50,7 +50,8 @@ class Prober : private LookClient {
   };
 
   /// Begins, with the looker and a knocker of its own. `known` has to outlive
-  /// them. GIL: not needed.
+  /// them. GIL: must not be held: where the system has no more threads, the
+  /// knocker asks for it once, to end.
   Prober(
       const Settings& settings,
       const KnownThreads& known,

@@ -13,9 +13,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-__all__ = ["whole", "write_json", "write_whole"]
+__all__ = ["identity", "whole", "write_json", "write_whole"]
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+
+
+def identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of: one that was closed may be another's by now. None: of none."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(descriptor)
+        return found.st_dev, found.st_ino
+    return None
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class HangGuard:
                 exit_after=2 * seconds,
                 on_hold=lambda hold: None,
                 on_hang=lambda hang: None,
+                max_holds=100_000,  # none that a test is to fail for may be pushed out
                 hang_output=output,
             )
             watchdog.start()

@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from torchgil._files import identity
+
 __all__ = ["Stderr"]
 
 _HIGH = 100  # a descriptor that is not the next one that a script would get
@@ -29,7 +31,7 @@ class Stderr:
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._descriptor = _duplicate(stream.fileno())
-            self._is = _identity(self._descriptor)
+            self._is = identity(self._descriptor)
         # A stream without a descriptor, as where a test captures what is written.
         self._stream = stream if self._descriptor < 0 else None
         if hasattr(os, "register_at_fork"):
@@ -60,7 +62,7 @@ class Stderr:
             return 0
 
     def _is_ours(self) -> bool:
-        return self._descriptor >= 0 and _identity(self._descriptor) == self._is
+        return self._descriptor >= 0 and identity(self._descriptor) == self._is
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):
@@ -76,11 +78,6 @@ def _duplicate(descriptor: int) -> int:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     except (ImportError, OSError):  # not POSIX, or so many are not allowed
         return os.dup(descriptor)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from os import PathLike
 from queue import SimpleQueue
 
 from torchgil._checks import function, number, shown, whole
+from torchgil._files import identity
 from torchgil._gil_half import C
 from torchgil.watching import _thread_life as thread_life
 from torchgil.watching._background import Background
@@ -259,17 +260,25 @@ def _log_hang(hang: Hang) -> None:
 class _Output:
     """Where hangs are written: a file of ours, or a file descriptor that is there."""
 
+    # Where a FIFO has no reader, that is an error, and no wait for one.
+    _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+
+    _ours: tuple[int, int] | None = None  # which file it is, where we have opened it
+
     def __init__(self, output: int | str | None) -> None:
-        self._path = isinstance(output, str)
         if isinstance(output, str):
-            output = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self.descriptor = _STANDARD_ERROR if output is None else output
+            self.descriptor = os.open(output, self._FLAGS, 0o666)
+            self._ours = identity(self.descriptor)
+        else:
+            self.descriptor = _STANDARD_ERROR if output is None else output
 
     def close(self) -> None:
-        """Twice does no harm."""
-        if self._path:
-            self._path = False
+        """Twice does no harm, nor where the program has closed it, and has its number for another file."""
+        ours, self._ours = self._ours, None
+        if ours is not None and identity(self.descriptor) == ours:
             os.close(self.descriptor)
+
+    __del__ = close  # of one that Ctrl-C came before
 
 
 def _checked_threshold(threshold: float) -> float:

@@ -30,7 +30,12 @@ MAY_INCLUDE = {
     "gil/redirect": {"gil"},
     "gil/collections": {"gil"},
     "gil/trace": {"gil", "gil/cpython", "gil/redirect", "gil/collections"},
-    "gil/watch": {"gil", "gil/cpython", "gil/collections"},
+    "gil/watch": {
+        "gil",
+        "gil/cpython",
+        "gil/collections",
+        "gil/priority/line.h",  # where those with priority wait
+    },
     "gil/priority": {"gil", "gil/cpython", "gil/redirect"},
     "gil/threads": {"gil", "gil/redirect"},
     # The half that knows torch, and of the other one its table.

@@ -47,11 +47,31 @@ uint64_t native_id_at([[maybe_unused]] const void* state) {
   unsigned long id = 0;
 #if PY_VERSION_HEX >= 0x030B0000
   const auto* at = static_cast<const char*>(state);
-  if (!read_memory(at + offsetof(PyThreadState, native_thread_id), id)) {
+  if (is_of_sub_interpreter(state) ||
+      !read_memory(at + offsetof(PyThreadState, native_thread_id), id)) {
     return 0;
   }
 #endif
   return id;
+}
+
+bool can_be_of(
+    [[maybe_unused]] const void* state, [[maybe_unused]] uint64_t native_id) {
+#if PY_VERSION_HEX >= 0x030B0000
+  const auto* at = static_cast<const char*>(state);
+  unsigned long id = 0;
+  return !read_memory(at + offsetof(PyThreadState, native_thread_id), id) ||
+      id == native_id;
+#else
+  return true; // nothing there tells
+#endif
+}
+
+bool is_of_sub_interpreter(const void* state) {
+  const auto* at = static_cast<const char*>(state);
+  const PyInterpreterState* interpreter = nullptr;
+  return read_memory(at + offsetof(PyThreadState, interp), interpreter) &&
+      interpreter != PyInterpreterState_Main();
 }
 
 const void* state_of_native_thread([[maybe_unused]] uint64_t native_id) {

@@ -21,8 +21,18 @@ PyThreadState* find_thread(const void* address);
 /// keep it. GIL: held.
 uint64_t native_id_of(const PyThreadState* state);
 
-/// The same, of a state that may be gone: then 0 or anything. GIL: not needed.
+/// The same, of a state that may be gone: then 0 or anything. 0 as well of a
+/// sub-interpreter's, which has the number of the thread that made it,
+/// whichever is in it now. GIL: not needed.
 uint64_t native_id_at(const void* state);
+
+/// Whether the state can still be that of the thread with this number: its
+/// memory may be another's by now. GIL: not needed.
+bool can_be_of(const void* state, uint64_t native_id);
+
+/// Whether it is a sub-interpreter's, as far as it can be read. GIL: not
+/// needed.
+bool is_of_sub_interpreter(const void* state);
 
 /// The state of the main interpreter's thread with this number of the operating
 /// system, or nullptr: none is found before 3.11. The list is copied word by

@@ -11,12 +11,11 @@ namespace torchgil {
 
 namespace {
 
-/// Its threading.Thread's name and number, read without running the properties;
-/// for a thread that Python did not start, what the operating system calls it.
+/// Its threading.Thread's name and number, read without running the properties.
+/// Neither of a thread that Python did not start.
 void name(Culprit& culprit, const py::dict& threads) {
   const py::int_ ident(culprit.ident);
   if (!threads.contains(ident)) {
-    culprit.name = py::str(system_name_of(folder_of(culprit.native_id)));
     return;
   }
   const py::object thread = threads[ident];
@@ -27,7 +26,8 @@ void name(Culprit& culprit, const py::dict& threads) {
   }
 }
 
-Culprit without_frames(PyThreadState* state, const py::dict& threads) {
+/// As Python knows it.
+Culprit in_python(PyThreadState* state, const py::dict& threads) {
   Culprit thread;
   if (state->interp != PyInterpreterState_Main()) {
     // The numbers in there are those of the thread that made the interpreter,
@@ -38,6 +38,15 @@ Culprit without_frames(PyThreadState* state, const py::dict& threads) {
   thread.ident = state->thread_id;
   thread.native_id = native_id_of(state);
   name(thread, threads);
+  return thread;
+}
+
+/// With the operating system's name, where Python has none.
+Culprit without_frames(PyThreadState* state, const py::dict& threads) {
+  Culprit thread = in_python(state, threads);
+  if (py::len(thread.name) == 0) {
+    thread.name = py::str(system_name_of(folder_of(thread.native_id)));
+  }
   return thread;
 }
 
@@ -106,7 +115,7 @@ KnownThreads::Threads known_threads(const py::dict& threads) {
   PyThreadState* state =
       PyInterpreterState_ThreadHead(PyInterpreterState_Main());
   for (; state != nullptr; state = PyThreadState_Next(state)) {
-    const Culprit thread = without_frames(state, threads);
+    const Culprit thread = in_python(state, threads);
     found[state] = {
         state, thread.ident, thread.native_id, in_utf8(thread.name)};
   }

@@ -41,8 +41,9 @@ NamedThread named_thread(const void* address, const py::dict& threads);
 /// All threads of the main interpreter. GIL: held throughout.
 std::vector<NamedThread> named_threads(const py::dict& threads);
 
-/// All threads of the main interpreter, without their frames. GIL: held
-/// throughout.
+/// All threads of the main interpreter, without their frames, and without a
+/// name where Python has none: to ask the system takes 10 us for each thread.
+/// GIL: held throughout.
 KnownThreads::Threads known_threads(const py::dict& threads);
 
 /// The calling thread, which has this name. GIL: held throughout.

@@ -5,6 +5,7 @@
 #include "cpython/gil_holder.h"
 #include "cpython/thread_states.h"
 #include "os_thread.h"
+#include "priority/line.h"
 #include "tasks.h"
 #include "watch/native_stack.h"
 
@@ -30,7 +31,7 @@ SystemCall sleeps_in(uint64_t native_id, Clock::duration between) {
   for (int i = 1; i < kLooks && call.number >= 0; ++i) {
     std::this_thread::sleep_for(between);
     if (system_call_of(folder) != call) {
-      return {};
+      return {.known = true}; // it runs
     }
   }
   return call;
@@ -44,12 +45,18 @@ FrozenStack stack_of(const void* state, bool read_stacks) {
 // milliseconds, and sleeps again. So one of several looks finds it.
 std::map<uint64_t, std::string> waiting_names(Clock::duration between) {
   std::map<uint64_t, std::string> found;
-  const GilMemory gil = gil_memory();
   for (int i = 0; i < kLooks; ++i) {
+    std::vector<GilMemory> places = priority::Waiter::places();
+    places.push_back(gil_memory());
     for_each_task([&](const std::string& folder, uint64_t id) {
-      if (!found.contains(id) &&
-          system_call_of(folder).is_futex_in(gil.begin, gil.end)) {
-        found[id] = system_name_of(folder);
+      if (found.contains(id)) {
+        return;
+      }
+      const SystemCall call = system_call_of(folder);
+      for (const GilMemory& place : places) {
+        if (call.is_futex_in(place.begin, place.end)) {
+          found[id] = system_name_of(folder);
+        }
       }
     });
     std::this_thread::sleep_for(between);
@@ -57,9 +64,11 @@ std::map<uint64_t, std::string> waiting_names(Clock::duration between) {
   return found;
 }
 
-// Those of ours ask for the GIL only because somebody else holds it.
+// Those of the watchdog ask for the GIL only because somebody else holds it. A
+// worker of ours runs the program's code.
 bool is_ours(const Hang::Thread& thread) {
-  return thread.who.name.starts_with("torchgil-");
+  return thread.who.name == "torchgil-knock" ||
+      thread.who.name == "torchgil-watchdog";
 }
 
 std::vector<Hang::Thread> waiting_for_gil(
@@ -73,6 +82,12 @@ std::vector<Hang::Thread> waiting_for_gil(
         });
     if (it != known.end()) {
       thread.who = it->second;
+      if (thread.who.name.empty()) {
+        thread.who.name = system_name;
+      }
+      if (!can_be_of(thread.who.state, id)) {
+        thread.who.state = state_of_native_thread(id);
+      }
     } else {
       thread.who = {state_of_native_thread(id), 0, id, system_name};
     }
@@ -171,21 +186,24 @@ std::shared_ptr<const Hang> look_at_hang(
   auto hang = std::make_shared<Hang>();
   const auto threads = known.all();
   const auto found = threads.find(holder);
-  hang->holder.who = found != threads.end()
-      ? found->second
-      : KnownThread{holder, 0, native_id_at(holder), ""};
   KnownThread& who = hang->holder.who;
+  if (is_of_sub_interpreter(holder)) {
+    who = {holder, 0, 0, "(in a sub-interpreter)"};
+  } else if (
+      found != threads.end() && can_be_of(holder, found->second.native_id)) {
+    who = found->second;
+  } else {
+    who = {holder, 0, native_id_at(holder), ""};
+  }
   if (who.name.empty() && who.native_id != 0) {
     who.name = system_name_of(folder_of(who.native_id));
   }
   hang->holder.stack = stack_of(holder, how.read_stacks);
-  if (who.native_id == 0) {
-    hang->state = "is not known to run or to sleep";
-  } else {
-    const SystemCall call = sleeps_in(who.native_id, how.between);
-    hang->state = call.number < 0 ? "runs" : "sleeps in " + call.name();
-    hang->objects = objects_on_stack(call);
-  }
+  const SystemCall call = sleeps_in(who.native_id, how.between);
+  hang->state = !call.known ? "is not known to run or to sleep"
+      : call.number < 0     ? "runs"
+                            : "sleeps in " + call.name();
+  hang->objects = objects_on_stack(call);
   hang->collecting = collections::collecting() == holder;
   hang->waiting = waiting_for_gil(threads, how);
   // Each of these was read while the same thread held the GIL.

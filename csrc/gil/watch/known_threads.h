@@ -14,7 +14,7 @@ struct KnownThread {
   const void* state = nullptr; // its PyThreadState's address
   uint64_t ident = 0;          // of threading.Thread.ident; 0: not known
   uint64_t native_id = 0;      // the system's number; 0: not known
-  std::string name;            // UTF-8, half surrogate pairs included
+  std::string name; // UTF-8, half surrogate pairs included; empty: not known
 };
 
 /// By the PyThreadState's address, as they were last seen with the GIL: a name

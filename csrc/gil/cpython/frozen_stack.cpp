@@ -138,11 +138,20 @@ void add_utf8(std::string& text, uint32_t character) {
   }
 }
 
+/// Whether it is str, or a class that inherits from it, as a name may be of.
+bool is_str(const PyTypeObject* type) {
+  const auto* at = reinterpret_cast<const char*>(type);
+  unsigned long flags = 0;
+  return type == &PyUnicode_Type ||
+      (read_memory(at + offsetof(PyTypeObject, tp_flags), flags) &&
+       flags & Py_TPFLAGS_UNICODE_SUBCLASS);
+}
+
 /// A str, or nothing where it is none; cut where it is long.
 std::optional<std::string> text_at(const PyObject* object) {
   PyASCIIObject head{};
-  if (!read_memory(object, head) || head.ob_base.ob_type != &PyUnicode_Type ||
-      !head.state.compact || head.length < 0) {
+  if (!read_memory(object, head) || !is_str(head.ob_base.ob_type) ||
+      head.length < 0) {
     return std::nullopt;
   }
   const size_t length =
@@ -152,6 +161,13 @@ std::optional<std::string> text_at(const PyObject* object) {
   const char* at = reinterpret_cast<const char*>(object) +
       (head.state.ascii ? sizeof(PyASCIIObject)
                         : sizeof(PyCompactUnicodeObject));
+  if (!head.state.compact &&
+      !read_memory(
+          reinterpret_cast<const char*>(object) +
+              offsetof(PyUnicodeObject, data),
+          at)) {
+    return std::nullopt;
+  }
   if (!data.empty() && !read_memory(at, data.data(), data.size())) {
     return std::nullopt;
   }

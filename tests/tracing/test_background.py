@@ -103,3 +103,23 @@ INTERRUPTED = """
 def test_ctrl_c_at_any_step_leaves_no_thread(kind: str, way: str) -> None:
     child = run_in_child(INTERRUPTED, kind, way)
     assert int(child.stdout) > 20  # so many steps were interrupted, the last of them none
+
+
+def test_a_monitor_beside_it_has_a_watchdog_ask_for_the_gil_no_more_often() -> None:
+    child = run_in_child("""
+        import time, torchgil
+        knocks = {False: 0, True: 0}
+        for monitored in 3 * (False, True):
+            monitor = torchgil.GilMonitor()
+            if monitored:
+                monitor.start()
+            with torchgil.Watchdog(on_hold=lambda hold: None) as watchdog:
+                end = time.monotonic() + 1
+                while time.monotonic() < end:
+                    sum(range(100))
+                knocks[monitored] += watchdog.knocks
+            monitor.stop()
+        assert knocks[False] > 30, knocks
+        assert knocks[True] < 1.5 * knocks[False], knocks
+    """)
+    assert (child.stdout, child.stderr) == ("", "")

@@ -130,17 +130,18 @@ Clock::time_point Prober::look(Clock::time_point now) {
   return look_at_rest(now);
 }
 
-// What others look at comes at random, too: while all is well theirs will do,
-// for as long as there is one within the longest gap.
+// What others look at comes at random, too: while nobody holds the GIL theirs
+// will do, for as long as there is one within the longest gap. Where somebody
+// does, a look at a time of its own follows: with others' looks as well, a busy
+// thread would be asked for the GIL twice as often.
 Clock::time_point Prober::look_along(
     Clock::time_point now, Clock::time_point due) {
   std::lock_guard lock(mutex_);
   if (waiting_ || waited_ || before_ != nullptr ||
-      interpreter_is_finalizing()) {
-    return due; // a look at a time of its own
+      interpreter_is_finalizing() || gil_holder() != nullptr) {
+    return due;
   }
-  const auto next = look_at_rest(now);
-  return before_ != nullptr ? next : now + kLongestGap * settings_.mean_gap;
+  return now + kLongestGap * settings_.mean_gap;
 }
 
 // Random gaps cannot fall into step with the program. They are cut off, so that

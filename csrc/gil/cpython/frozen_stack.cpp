@@ -6,7 +6,7 @@
 //   3.11        { function, globals, builtins, locals, code, object, previous,
 //               instruction before the next one, ... };
 //   3.12        { code, previous, function, globals, builtins, locals, object,
-//               instruction before the next one, ... };
+//               instruction before the next one, int, int16, owner, ... };
 //   3.13, 3.14  the same, with the instruction itself, and the code tagged in
 //               its lowest bits.
 // can_read_frozen_stacks() compares with the interpreter's own answer.
@@ -44,6 +44,10 @@ constexpr size_t kCode = 0;
 constexpr size_t kPrevious = sizeof(void*);
 constexpr size_t kInstruction = 7 * sizeof(void*);
 #endif
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+constexpr size_t kOwner = 8 * sizeof(void*) + sizeof(int) + sizeof(int16_t);
+constexpr char kOwnedByC = 3;
+#endif
 
 /// What of a frame is read.
 struct Link {
@@ -71,6 +75,17 @@ const char* first_frame(const void* thread_state) {
   return read_memory(at + offsetof(PyThreadState, current_frame), frame)
       ? frame
       : nullptr;
+#endif
+}
+
+/// Whether it is one of the interpreter's own, which 3.12 alone gives a code
+/// object as well.
+bool is_own_of_interpreter([[maybe_unused]] const char* frame) {
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+  char owner = 0;
+  return read_memory(frame + kOwner, owner) && owner == kOwnedByC;
+#else
+  return false;
 #endif
 }
 
@@ -105,7 +120,7 @@ std::optional<std::vector<Link>> chain(
 #endif
     if (link.code != nullptr &&
         read_memory(link.code + offsetof(PyObject, ob_type), type) &&
-        type == &PyCode_Type) {
+        type == &PyCode_Type && !is_own_of_interpreter(frame)) {
       links.push_back(link);
     } else {
       ++between;

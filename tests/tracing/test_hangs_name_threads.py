@@ -80,3 +80,23 @@ def test_of_a_thread_in_a_sub_interpreter_no_other_threads_number_is_told() -> N
     assert first.startswith("torchgil: the GIL is stuck: (in a sub-interpreter) has held it"), done
     assert "  it is not known to run or to sleep; " in first
     assert ", in <module>\n" in first
+
+
+def test_a_frame_between_others_that_the_interpreter_does_not_show_is_not_told() -> None:
+    """It has one around the __init__ of a class that was called often, from 3.12 on."""
+    done = child("""
+        class Made:
+            def __init__(self, seconds):
+                held.sleep(seconds)
+        def make(seconds):
+            return Made(seconds)
+        for _ in range(100):
+            make(0)
+        for _ in range(20):  # so is a watchdog's own start
+            with watched(0.1) as watchdog:
+                make(0)
+        with watched(0.1) as watchdog:
+            make(0.25)
+        print(*(frame.name for frame in watchdog.hangs[0].stack[-3:]))
+    """)
+    assert done.stdout == "<module> make __init__\n", done

@@ -6,7 +6,7 @@
 //   3.11        { function, globals, builtins, locals, code, object, previous,
 //               instruction before the next one, ... };
 //   3.12        { code, previous, function, globals, builtins, locals, object,
-//               instruction before the next one, int, int16, owner, ... };
+//               instruction before the next one, ... };
 //   3.13, 3.14  the same, with the instruction itself, and the code tagged in
 //               its lowest bits.
 // can_read_frozen_stacks() compares with the interpreter's own answer.
@@ -44,10 +44,6 @@ constexpr size_t kCode = 0;
 constexpr size_t kPrevious = sizeof(void*);
 constexpr size_t kInstruction = 7 * sizeof(void*);
 #endif
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
-constexpr size_t kOwner = 8 * sizeof(void*) + sizeof(int) + sizeof(int16_t);
-constexpr char kOwnedByC = 3;
-#endif
 
 /// What of a frame is read.
 struct Link {
@@ -78,14 +74,19 @@ const char* first_frame(const void* thread_state) {
 #endif
 }
 
-/// Whether it is one of the interpreter's own, which 3.12 alone gives a code
-/// object as well.
-bool is_own_of_interpreter([[maybe_unused]] const char* frame) {
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
-  char owner = 0;
-  return read_memory(frame + kOwner, owner) && owner == kOwnedByC;
+/// Whether the interpreter itself shows this frame. Before what it traces of
+/// the code stand those that it has between others, as around a class's
+/// __init__, and those that have not begun.
+bool is_shown([[maybe_unused]] const Link& link) {
+#if PY_VERSION_HEX >= 0x030B0000
+  int first = 0; // instruction
+  const auto begin = reinterpret_cast<uint64_t>(link.code) +
+      offsetof(PyCodeObject, co_code_adaptive);
+  return read_memory(
+             link.code + offsetof(PyCodeObject, _co_firsttraceable), first) &&
+      link.instruction >= begin + 2 * static_cast<uint64_t>(first);
 #else
-  return false;
+  return true;
 #endif
 }
 
@@ -120,7 +121,7 @@ std::optional<std::vector<Link>> chain(
 #endif
     if (link.code != nullptr &&
         read_memory(link.code + offsetof(PyObject, ob_type), type) &&
-        type == &PyCode_Type && !is_own_of_interpreter(frame)) {
+        type == &PyCode_Type && is_shown(link)) {
       links.push_back(link);
     } else {
       ++between;

@@ -3,6 +3,8 @@
 
 #include "cpython/thread_states.h"
 
+#include <unistd.h>
+
 #include <string>
 
 #include "os_thread.h"
@@ -22,7 +24,12 @@ void name(Culprit& culprit, const py::dict& threads) {
   culprit.name = py::getattr(thread, "_name", py::str());
   const py::object number = py::getattr(thread, "_native_id", py::none());
   if (culprit.native_id == 0 && PyLong_CheckExact(number.ptr())) {
-    culprit.native_id = PyLong_AsUnsignedLongMask(number.ptr()); // before 3.11
+    // Before 3.11. The thread that forks has its old number in the child.
+    culprit.native_id = PyLong_AsUnsignedLongMask(number.ptr());
+    if (!system_call_of(folder_of(culprit.native_id)).known &&
+        system_call_of(folder_of(getpid())).known) {
+      culprit.native_id = getpid();
+    }
   }
 }
 

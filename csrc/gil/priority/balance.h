@@ -1,8 +1,6 @@
 // csrc/gil/priority/balance.h: what threads with priority leave to the others.
 #pragma once
 
-#include "clock.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -61,18 +59,24 @@ class Balance {
     }
   }
 
+  /// Whether it is counted at all.
+  bool counts() const {
+    return counts_;
+  }
+
   /// The GIL is let go: to a thread with priority that asked, or to anybody.
-  void released(bool to_one_that_asked) {
+  /// `now` is not looked at where nothing is counted.
+  void released(bool to_one_that_asked, int64_t now) {
     blocks_ = nullptr;
     const bool by_priority = std::exchange(by_priority_, false);
     if (!counts_) {
       return;
     }
     if (by_priority) {
-      left_ = now_ns();
+      left_ = now;
       counts_ = left_ - looked_ < kForgotten;
     } else if (to_one_that_asked) {
-      keep(now_ns());
+      keep(now);
     }
   }
 

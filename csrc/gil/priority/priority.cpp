@@ -33,17 +33,25 @@
 // Were both sides woken, the other one would often be the quicker, would be
 // asked in turn, and twice the requests would be made.
 //
-// Who may do what: `ends_window`, `depth` and `mine` are a thread's own. All
-// else is read and written under the GIL's own mutex, which the interpreter
-// holds when it calls wait() and signal(). What stands for a waiting thread
-// goes when its wait returns, also where the interpreter ends its thread in
-// the middle (RAII).
+// A release that will be short wakes nobody (windows.h): the other thread would
+// have the GIL for a moment, or find it taken again, and two switches would
+// cost more than the window is long. So a thread of many tiny ops keeps the GIL
+// until the other side asks for it, a millisecond at a time. Where a window
+// turns out to be long, those that wait find the GIL free as they look; where
+// somebody has asked, it is handed over at any release.
+//
+// Who may do what: `ends_window`, `depth`, `window` and `mine` are a thread's
+// own. All else is read and written under the GIL's own mutex, which the
+// interpreter holds when it calls wait() and signal(). What stands for a
+// waiting thread goes when its wait returns, also where the interpreter ends
+// its thread in the middle (RAII).
 #include <Python.h>
 
 #include "priority/priority.h"
 
 #include "priority/mark.h"
 #include "priority/turns.h"
+#include "priority/windows.h"
 #include "redirect/redirect.h"
 
 #include <pthread.h>
@@ -53,6 +61,7 @@
 namespace torchgil::priority {
 namespace {
 
+redirect::Next next_save_thread(&PyEval_SaveThread);
 redirect::Next next_restore_thread(&PyEval_RestoreThread);
 redirect::Next next_acquire_thread(&PyEval_AcquireThread);
 redirect::Next next_ensure(&PyGILState_Ensure);
@@ -81,13 +90,25 @@ const Depth& own_depth() {
   return *own;
 }
 
-// The entry points that end a window. GIL: as the function of the same name has
-// it. No noexcept: at interpreter exit these end the thread by unwinding it.
+// The entry points that begin and end a window. GIL: as the function of the
+// same name has it. No noexcept: at interpreter exit these end the thread by
+// unwinding it.
+
+PyThreadState* save_thread() {
+  if (!in_block()) {
+    return next_save_thread();
+  }
+  window.begins(__builtin_return_address(0));
+  PyThreadState* state = next_save_thread();
+  window.began();
+  return state;
+}
 
 void restore_thread(PyThreadState* state) {
   if (!in_block()) {
     return next_restore_thread(state);
   }
+  window.ends();
   const Asks asks;
   next_restore_thread(state);
 }
@@ -96,6 +117,7 @@ void acquire_thread(PyThreadState* state) {
   if (!in_block()) {
     return next_acquire_thread(state);
   }
+  window.ends();
   const Asks asks;
   next_acquire_thread(state);
 }
@@ -104,6 +126,7 @@ PyGILState_STATE ensure() {
   if (!in_block()) {
     return next_ensure();
   }
+  window.ends();
   const Asks asks;
   return next_ensure();
 }
@@ -111,6 +134,7 @@ PyGILState_STATE ensure() {
 redirect::Client& entry_points = *new redirect::Client(
     redirect::Client::Place::kInner,
     {
+        redirect::hook("PyEval_SaveThread", next_save_thread, &save_thread),
         redirect::hook(
             "PyEval_RestoreThread", next_restore_thread, &restore_thread),
         redirect::hook(

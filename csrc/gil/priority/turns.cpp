@@ -8,6 +8,7 @@
 #include "priority/balance.h"
 #include "priority/line.h"
 #include "priority/mark.h"
+#include "priority/windows.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -52,16 +53,20 @@ constinit Balance balance;
 bool priority_asked = false; // since the last release
 bool others_asked = false;
 int others_waiting = 0;
+int others_looking = 0; // of them, those that look again soon
 
-struct OneOfTheOthers {
-  OneOfTheOthers() {
-    ++others_waiting;
+/// Counts the calling thread as long as it lives, also where it ends in its
+/// wait.
+struct Counted {
+  explicit Counted(int& count) : count(count) {
+    ++count;
   }
-  ~OneOfTheOthers() {
-    --others_waiting;
+  ~Counted() {
+    --count;
   }
-  OneOfTheOthers(const OneOfTheOthers&) = delete;
-  OneOfTheOthers& operator=(const OneOfTheOthers&) = delete;
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  int& count;
 };
 
 // The condition that a release of the GIL signals. Of one GIL alone: with
@@ -123,16 +128,18 @@ int wait_with_priority(
 
 int wait_as_another(
     pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
-  const OneOfTheOthers counted;
+  const Counted waiting(others_waiting);
   int result = 0;
-  if (std::exchange(mine.asks, false)) {
-    result = wait_at_most(kLookAgain, cond, mutex, until);
-  } else if (!balance.in_block()) {
-    result = next_wait(cond, mutex, until);
-  } else if (const int64_t ns = balance.until_owed(now_ns())) {
+  if (const bool asks = std::exchange(mine.asks, false);
+      asks || balance.in_block()) {
+    const int64_t ns = asks ? kLookAgain : balance.until_owed(now_ns());
+    if (ns == 0) {
+      return ask(others_asked, others_turns);
+    }
+    const Counted looking(others_looking);
     result = wait_at_most(ns, cond, mutex, until);
   } else {
-    return ask(others_asked, others_turns);
+    result = next_wait(cond, mutex, until);
   }
   others_asked |= result == ETIMEDOUT; // its interval is over
   return result;
@@ -165,6 +172,23 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
                       : wait_as_another(cond, mutex, until);
 }
 
+/// The GIL is let go, and one thread is woken; nobody where that would not pay.
+/// Those that wait look by themselves then, so it needs one that does.
+int release(pthread_cond_t* cond) {
+  const bool wanted = others_waiting > 0 || Waiter::first;
+  const int64_t now = wanted || balance.counts() ? now_ns() : 0;
+  if (wanted && !priority_asked && !others_asked && window.releases() &&
+      window.is_short(now) && (others_waiting == 0 || others_looking > 0)) {
+    balance.released(false, now);
+    return 0;
+  }
+  const bool turn_of_others = others_asked && others_waiting > 0;
+  Waiter* first = turn_of_others ? nullptr : Waiter::first;
+  balance.released(first && priority_asked, now);
+  priority_asked = others_asked = false;
+  return next_signal(first ? &first->woken : cond);
+}
+
 int signal(pthread_cond_t* cond) {
   mine = {};
   const pthread_cond_t* known = gil_cond.load(std::memory_order_relaxed);
@@ -174,13 +198,7 @@ int signal(pthread_cond_t* cond) {
   if (is_switch_cond(cond, known)) {
     balance.taken(ends_window || in_block(), depth);
   } else if (cond == known) {
-    const bool turn_of_others = others_asked && others_waiting > 0;
-    Waiter* first = turn_of_others ? nullptr : Waiter::first;
-    balance.released(first && priority_asked);
-    priority_asked = others_asked = false;
-    if (first) {
-      return next_signal(&first->woken);
-    }
+    return release(cond);
   }
   return next_signal(cond);
 }
@@ -188,7 +206,7 @@ int signal(pthread_cond_t* cond) {
 // The threads that waited stayed in the parent.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
   Waiter::first = nullptr;
-  others_waiting = 0;
+  others_waiting = others_looking = 0;
   priority_asked = others_asked = false;
 });
 

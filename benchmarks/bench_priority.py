@@ -7,9 +7,13 @@ its own default); `interval`, sys.setswitchinterval(1e-5), which is for every th
 
 The works: `reacquire` is a release of 0.2 ms, of which the time over 0.2 ms counts; `eager` and `nogil` are
 forwards of the 4-layer transformer of forward_models.py, `step` a training step of it (SGD), `add` one
-torch.add of 4x4, back to back: the most a thread can ask. Intra-op threads: 1. `off and on` is the work
-alone without and with priority, in turn: what it costs at rest; there, what the process's first block
-takes, each later one, and what a release of a thread without priority costs more after it, are timed as well.
+torch.add of 4x4, back to back: the most a thread can ask; `tiny` a thousand releases of 2 us, as a decoder of
+videos makes them; `decode` one token of the small language model of decode_model.py. `pool` is an `eager`
+that a thread without priority sends through a ThreadPool of one worker and waits for, `batcher` 256 rows that
+it submits to a Batcher of a small MLP and collects: there the workers have priority. Intra-op threads: 1.
+`off and on` is the work alone without and with priority, in turn: what it costs at rest; there, what the
+process's first block takes, each later one, and what a release of a thread without priority costs more after
+it, are timed as well.
 
 What is unfair: the busy threads count in a tight loop, which gives way within nanoseconds when it is
 asked; real Python code is as quick, a C call that holds the GIL is not. On two cores, four working
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import sys
 import threading
@@ -30,14 +35,15 @@ from typing import Any
 
 import harness
 import torch
+from decode_model import tokens
 from forward_models import MODELS
 
 import torchgil
 from torchgil.watching import wakeup_latency
 
 WAYS = ("plain", "priority", "interval")
-WORKS = ("reacquire", "eager", "step", "nogil", "add")
-CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)]  # threads running `eager`, busy threads
+WORKS = ("reacquire", "eager", "step", "nogil", "add", "tiny", "decode", "batcher")
+CROWDS = [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (2, 0), (4, 0)]  # threads running `eager`, busy threads
 TIMES = 20_000
 RELEASED_S = 0.0002
 
@@ -49,9 +55,22 @@ def make(work: str, way: str) -> Callable[[], Any]:
     if work == "add":
         small = torch.randn(4, 4)
         return lambda: torch.add(small, small)
+    if work == "tiny":
+
+        def tiny() -> None:
+            for _ in range(1000):
+                torchgil.released.spin(2e-6)
+
+        return tiny
+    if work == "decode":
+        return functools.partial(next, tokens())
+    if work == "batcher":
+        return through_batcher(way)
     torch.manual_seed(0)
     model = MODELS["transformer"]
     module, inputs = model.make().eval(), model.inputs(0)
+    if work == "pool":
+        return through_pool(way, module, inputs)
     if work == "nogil":
         forward = torchgil.nogil(module, inputs, gil_priority=way == "priority")
         return lambda: forward(*inputs)
@@ -72,9 +91,30 @@ def make(work: str, way: str) -> Callable[[], Any]:
     return eager
 
 
+def through_pool(way: str, module: torch.nn.Module, inputs: Any) -> Callable[[], Any]:
+    """One forward in a pool of one worker, which each thread has for itself."""
+    pool = torchgil.ThreadPool(1, intra_op_threads=1, inference_mode=True, gil_priority=way == "priority")
+    return lambda: pool.submit(module, *inputs).result()
+
+
+def through_batcher(way: str) -> Callable[[], Any]:
+    """256 rows through a batcher with one worker."""
+    mlp = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64)).eval()
+    worker = torchgil.ThreadPool(1, intra_op_threads=1, inference_mode=True, gil_priority=way == "priority")
+    batcher = torchgil.Batcher(mlp, executor=worker)
+    rows = torch.randn(256, 1, 64)
+
+    def collect() -> None:
+        for future in [batcher.submit(row) for row in rows]:
+            future.result()
+
+    return collect
+
+
 def priority(work: str, way: str) -> contextlib.AbstractContextManager[None]:
     """What a working thread is in."""
-    return torchgil.gil_priority() if way == "priority" and work != "nogil" else contextlib.nullcontext()
+    elsewhere = work in ("nogil", "pool", "batcher")
+    return torchgil.gil_priority() if way == "priority" and not elsewhere else contextlib.nullcontext()
 
 
 class Busy:
@@ -160,6 +200,7 @@ def child(configuration: dict[str, Any]) -> dict[str, Any]:
         "p99_s": harness.quantile(every, 0.99) - less,
         "ratio": harness.quantile(every, 0.5) / harness.quantile(alone, 0.5),
         "calls_per_s": len(every) / (2.0 * scale),
+        "mean_ratio": (sum(every) / len(every)) / (sum(alone) / len(alone)),
         "share_of_slowest": min(done) * len(done) / sum(done),
         "busy_alone_per_s": sum(free),
         "busy_per_s": sum(left),
@@ -211,7 +252,7 @@ def parent(options: argparse.Namespace) -> None:
     wanted = [(work, way, 1, 1) for work in works for way in ways]
     crowds = [] if options.quick else CROWDS
     wanted += [("eager", way, workers, busy) for workers, busy in crowds for way in WAYS]
-    wanted += [("add", way, 2, 1) for way in WAYS if crowds]
+    wanted += [(work, way, 2, 1) for work in ("add", "decode", "pool") for way in WAYS if crowds]
     wanted += [(work, "off and on", 1, 0) for work in ("eager", "nogil")]
     configurations = {
         f"{work}, {way}, {workers} beside {busy}": {

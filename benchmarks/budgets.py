@@ -100,7 +100,7 @@ def asked_late(rows: list[Any]) -> Spread:
 
 def left_to_the_busy(rows: list[Any]) -> Spread:
     """The busy threads' progress beside priority, over that beside the short interval: the worst row's."""
-    crowds = {(r["work"], r["workers"], r["busy"]) for r in rows if r["way"] == "interval"}
+    crowds = {(r["work"], r["workers"], r["busy"]) for r in rows if r["way"] == "interval" and r["busy"]}
     kept = []
     for work, workers, busy in crowds:
         at = {"work": work, "workers": workers, "busy": busy}

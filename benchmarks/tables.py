@@ -180,22 +180,65 @@ def priority_works_rows(rows: Any) -> list[str]:
         "step": "a training step of it",
         "nogil": "`nogil`",
         "add": "`torch.add`, 4x4, back to back",
+        "tiny": "a thousand releases of 2 us",
+        "decode": "a token of a small language model",
+        "pool": "the forward through a `ThreadPool`",
+        "batcher": "256 rows through a `Batcher`",
     }
-    wanted = [(work, 1, 1) for work in titles] + [("add", 2, 1)]
+    measured = {(r["work"], r["workers"], r["busy"]) for r in rows}
+    wanted = [(work, workers, 1) for workers in (1, 2) for work in titles if workers == 1 or work != "eager"]
     return priority_rows(
-        rows, wanted, lambda work, workers, _: titles[work] + ", in two threads" * (workers == 2)
+        rows,
+        [row for row in wanted if row in measured],
+        lambda work, workers, _: titles[work] + ", in two threads" * (workers == 2),
     )
 
 
 def priority_crowds_rows(rows: Any) -> list[str]:
-    crowds = list(
-        dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager" and r["busy"])
+    """Forwards per second and the slowest hundredth, in every way, and what the busy threads keep."""
+    ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
+    lines = []
+    for workers, busy in dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager"):
+        of = {
+            r["way"]: r
+            for r in rows
+            if (r["work"], r["workers"], r["busy"]) == ("eager", workers, busy) and r["way"] in ways
+        }
+        if not of or (workers, busy) == (1, 0):
+            continue
+        cells = [shown(of[way]["calls_per_s"], 1, ",.0f") for way in ways]
+        cells += [milliseconds(of[way]["p99_s"]) for way in ways]
+        for way in ways:
+            alone = of[way]["busy_alone_per_s"]["median"]
+            cells.append(f"{of[way]['busy_per_s']['median'] / alone:.0%}" if alone else "")
+        lines.append([f"{workers} running it, {busy or 'nobody'} busy", *cells])
+    heads = " | ".join(ways.values())
+    return table(
+        f"forwards a second, p99, and what the busy keep | a second: {heads} | p99: {heads} | keep: {heads}",
+        lines,
     )
-    return priority_rows(
-        rows,
-        [("eager", *crowd) for crowd in crowds],
-        lambda _, workers, busy: f"{workers} running it, {busy} busy",
-    )
+
+
+def io_rows(rows: Any) -> list[str]:
+    titles = {
+        "echo": "64 bytes to another process and back",
+        "queue": "an item to another thread, by `queue.Queue`",
+        "asyncio": "how late an event loop's `sleep(0.001)` is",
+    }
+    ways = {
+        "plain": "beside the busy",
+        "priority": "`gil_priority()`",
+        "interval": "`setswitchinterval(1e-5)`",
+    }
+    lines = []
+    for work, title in titles.items():
+        of = {r["way"]: r for r in rows if r["work"] == work}
+        cells = [milliseconds(of["plain"]["alone_p50_s"])]
+        cells += [f"{milliseconds(of[way]['p50_s'])}; {milliseconds(of[way]['p99_s'])}" for way in ways]
+        cells += [f"{of[way]['busy_keep']['median']:.0%}" for way in ways]
+        lines.append([title, *cells])
+    heads = " | ".join(ways.values())
+    return table(f"p50; p99 | alone | {heads} | the busy keep: {heads}", lines)
 
 
 ON_CUDA = {
@@ -320,6 +363,7 @@ TABLES = {
     "cuda": cuda_rows,
     "priority: works": priority_works_rows,
     "priority: crowds": priority_crowds_rows,
+    "io": io_rows,
     "forward": forward_rows,
     "batching": batching_rows,
     "threads_vs_processes": compare_rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -129,7 +130,8 @@ def test_the_native_code_that_it_sleeps_in_is_told() -> None:
     """)
     ours, foreign, runs = done.stdout.splitlines()
     assert (ours, runs) == ("['_torch']", "[]")
-    assert foreign.endswith("'_ctypes']")
+    # What an earlier call left on the stack can end the search before it is at the last of them.
+    assert "'libffi'" in foreign or "'_ctypes'" in foreign
     assert re.search(
         r"^  native code on its stack, the innermost first: /.*/_torch\..*so$", told(done)[0], re.MULTILINE
     )
@@ -202,7 +204,9 @@ def test_a_hang_in_a_thread_of_no_python_name_and_one_in_a_library_of_c() -> Non
             _thread.start_new_thread(nameless, ())
             done.wait()
     """)
-    assert re.match(r"torchgil: the GIL is stuck: \S+ \(thread \d+\) has held it", told(done)[0]), done
+    # Before 3.11 the interpreter does not keep the number of a thread that threading did not start.
+    number = r" \(thread \d+\)" if sys.version_info >= (3, 11) else ""
+    assert re.match(rf"torchgil: the GIL is stuck: \S.*{number} has held it", told(done)[0]), done
     assert ", in nameless\n" in told(done)[0]
 
 

@@ -110,7 +110,8 @@ def test_a_name_may_be_bytes_and_must_not_end_as_a_folders(tmp_path):
 def test_a_folder_is_refused_by_its_name_and_nothing_lies_beside_it(tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "folder").mkdir()
-    for save in (report(ADD).plot, report(ADD).save_json, report(ADD).save_chrome_trace):
+    one = report(ADD)
+    for save in (one.plot, one.save_json, one.save_chrome_trace, one.save_html):
         with pytest.raises(IsADirectoryError) as raised:
             save(tmp_path / "folder")
         assert raised.value.filename == str(tmp_path / "folder")

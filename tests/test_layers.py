@@ -130,15 +130,16 @@ MAY_NAME_TORCH = {
     "demo",
 }
 MAY_NAME_TORCH |= {"doctor/_torch_facts"}  # which doctor runs in a process of its own
-# Inside tracing, low to high: events, numbers made of them, ways to show numbers, what a user calls.
+# Inside tracing, low to high: events, numbers made of them, ways to show and keep them, what a user calls.
 TRACING = [
-    {"_pieces"},
+    {"_pieces", "_json_pieces", "_plain"},
     {"_recording"},
-    {"_segments"},
+    {"_segments", "_packing"},
     {"_states", "_figures"},
     {"_by_name", "_collecting", "_holding"},
     {"_analysis", "_text", "_timeline"},
-    {"_notebook", "_chrome"},
+    {"_notebook", "_chrome", "_saving"},
+    {"_loading"},
     {"_report"},
     {"_trace"},
     {"_audit"},

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torchgil.serving import QueueFull as QueueFull
     from torchgil.serving import ThreadPool as ThreadPool
     from torchgil.tracing._audit import audit as audit
+    from torchgil.tracing._report import Report as Report
     from torchgil.tracing._trace import trace as trace
     from torchgil.watching._holds import Hang as Hang
     from torchgil.watching._holds import LongHold as LongHold
@@ -61,6 +62,7 @@ _PUBLIC = {
     "usable_cores": "torchgil._threads:usable_cores",
     "trace": "torchgil.tracing._trace:trace",
     "audit": "torchgil.tracing._audit:audit",
+    "Report": "torchgil.tracing._report:Report",
     "GilMonitor": "torchgil.watching._monitor:GilMonitor",
     "metrics": "torchgil.metrics:",
     "Hang": "torchgil.watching._holds:Hang",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["page", "paragraph", "preformatted", "table"]
+__all__ = ["document", "page", "paragraph", "preformatted", "table"]
 
 # Colours and sizes of the page around it, but for lines that are visible on any ground.
 _CELL = "padding:2px 10px;text-align:{};border-bottom:1px solid rgba(128,128,128,.35)"
@@ -14,6 +14,15 @@ _CELL = "padding:2px 10px;text-align:{};border-bottom:1px solid rgba(128,128,128
 def page(*parts: str) -> str:
     """The parts below each other."""
     return f'<div style="max-width:100%;overflow-x:auto">{"".join(parts)}</div>'
+
+
+def document(body: str, *, title: str) -> str:
+    """A page of its own, for a browser."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
+        f'<body style="font-family:sans-serif">\n{body}\n</body>\n</html>\n'
+    )
 
 
 def paragraph(line: str, *, strong: bool = False) -> str:

@@ -99,7 +99,12 @@ def test_without_memory_there_is_an_error_and_no_end_of_the_process():
 @linux
 def test_a_report_that_finds_the_disk_full_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs torchgil[cli]")
-    kinds = {"save_json": "report.json", "save_chrome_trace": "timeline.json", "plot": "report.png"}
+    kinds = {
+        "save_json": "report.json",
+        "save_chrome_trace": "timeline.json",
+        "plot": "report.png",
+        "save_html": "report.html",
+    }
     for name in kinds.values():
         (tmp_path / name).write_text("the one before")
     run_in_child(

@@ -99,8 +99,12 @@ os.chdir(os.environ["TMPDIR"])
 check("print", lambda: str(report))
 check("to_dict", report.to_dict)
 check("save_json", lambda: report.save_json("r.json"))
+loaded = check("load", lambda: torchgil.Report.load("r.json"))
+assert loaded == report
+check("show what was loaded", lambda: (str(loaded), loaded._repr_html_(), loaded.span(1, end // 2, end)))
+check("save what was loaded", lambda: loaded.save_json("again.json"))
 check("save_chrome_trace", lambda: report.save_chrome_trace("t.json"))
-check("html", report._repr_html_)
+check("save_html", lambda: report.save_html("r.html"))
 check("the last half", lambda: since(recording, end // 2))
 check("span", lambda: report.span(1, end // 2, end))
 try:
@@ -110,8 +114,9 @@ except ImportError:
 else:
     check("plot", lambda: report.plot("p.png"))
 def free():
-    global report
+    global report, loaded
     report = None
+    loaded = None
 
 gap = longest(free)[1]
 assert gap[0] < LIMIT_S, f"free: {1e3 * gap[0]:.0f} ms"
@@ -127,7 +132,7 @@ for name in os.listdir("."):
     [(4, EVENTS // 4, 1), (30, 500, 1), (2, EVENTS, min(EVENTS // 5 * 2, 100_000))],
     ids=["many events", "30 threads", "many names"],
 )
-def test_a_report_of_any_size_is_made_shown_and_saved_without_a_long_hold(threads, each, names):
+def test_a_report_of_any_size_is_made_shown_saved_and_loaded_without_a_long_hold(threads, each, names):
     run_in_child(MEASURE + REPORT, str(threads), str(each), str(names), timeout=280)
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tracing.kept import is_kept
 from torchgil.tracing._recording import Kind, Recording, ThreadRecording
 from torchgil.tracing._report import build_report
+from torchgil.tracing._states import since
 
 NAMES = b"\0aten::add\0aten::mm\0"
 OFFSETS = [NAMES.index(name) for name in (b"aten::add", b"aten::mm")]
@@ -97,6 +99,21 @@ def test_the_parts_add_up_none_is_negative_and_the_order_of_threads_is_nothing(d
 
     assert flat({row.ident: asdict(row) for row in other.threads}) == rows(report)[0]
     assert flat({op.name: asdict(op) for op in other.ops}) == rows(report)[1]
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    st.lists(thread, max_size=5),
+    st.sampled_from([END_NS, END_NS // 2]),
+    st.integers(0, END_NS * 200),
+    st.lists(st.text(max_size=8), min_size=5, max_size=5),
+    st.booleans(),
+)
+def test_what_was_saved_is_loaded_and_shows_all_that_it_showed(drawn, complete, start_ns, names, gil_seen):
+    recording = recorded(drawn, complete)
+    threads = (replace(t, name=name) for t, name in zip(recording.threads, names, strict=False))
+    recording = since(replace(recording, threads=tuple(threads), gil_seen=gil_seen), start_ns)
+    is_kept(build_report(recording, lambda name: f"from where {name} is"))
 
 
 def flat(of: dict) -> dict:

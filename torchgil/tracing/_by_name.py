@@ -47,6 +47,24 @@ class Rows:
     def offset(self, at: int) -> int:
         return self.offsets[at // _FIELDS]
 
+    def put(self, op: OpReport, offset: int) -> None:
+        """Adds the row that `OpReports` reads as this one."""
+        times = {
+            State.FREE: op.free_s,
+            State.WAIT: op.wait_s,
+            State.HELD: op.held_s,
+            State.PREEMPTED: op.preempted_s,
+            WALL: op.wall_s,
+            LONGEST_HOLD: op.longest_hold_s,
+        }
+        at = len(self.numbers)
+        self.numbers.extend(_ZEROS)
+        self.offsets.append(offset)
+        for field, seconds in times.items():
+            self.numbers[at + field] = round(seconds / _NS)
+        self.numbers[at + CALLS], self.numbers[at + CALLS_HELD] = op.calls, op.calls_held
+        self.numbers[at + USER_SCOPE] = op.user_scope
+
     def forget_names(self) -> None:
         """Frees the names, one table after the other."""
         for table in self._tables:

@@ -81,9 +81,9 @@ def together(several: Iterable[Collections]) -> Collections:
     longest = max(parts, key=lambda each: each.longest_s, default=NO_COLLECTIONS)
     return Collections(
         count=sum(each.count for each in parts),
-        wall_s=sum(each.wall_s for each in parts),
-        free_s=sum(each.free_s for each in parts),
-        held_s=sum(each.held_s for each in parts),
+        wall_s=sum((each.wall_s for each in parts), 0.0),
+        free_s=sum((each.free_s for each in parts), 0.0),
+        held_s=sum((each.held_s for each in parts), 0.0),
         releases=sum(each.releases for each in parts),
         longest_s=longest.longest_s,
         generation=longest.generation,

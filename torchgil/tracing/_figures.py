@@ -94,3 +94,4 @@ class Figures:
     collections: Collections  # of all threads
     recording: Recording = field(repr=False, compare=False)
     segments: tuple[Segments, ...] = field(repr=False, compare=False)
+    has_timeline: bool = field(default=True, repr=False, compare=False)  # False: there are no segments

@@ -23,7 +23,8 @@ def report(figures: Figures, *, top: int = 15) -> str:
     """The whole report, with the `top` ops that hurt most."""
     parts = [paragraph(text.headline(figures), strong=True)]
     if figures.recording.gil_seen and figures.threads:
-        parts += [picture(figures), table(*text.thread_table(figures))]
+        parts += [picture(figures)] if figures.has_timeline else []
+        parts.append(table(*text.thread_table(figures)))
     if figures.ops:
         parts.append(table(*text.op_table(figures, top)))
     if len(figures.ops) > top:

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Kind(IntEnum):
-    """What an event says; the values are those of csrc/gil/trace/event_log.h."""
+    """What an event says; the values are those of csrc/gil/trace/event_log.h, and of saved reports."""
 
     RELEASE = 1
     FORCED_RELEASE = 2

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ NEEDS_TORCH = {
     *("released", "held", "adaptive", "Latch", "adaptive_threshold", "set_adaptive_threshold"),
     *("nogil", "load_package", "ThreadPool", "Batcher", "BatcherClosed", "QueueFull"),
 }
+VERSION_1 = Path(__file__).parent / "tracing" / "report_version_1.json"
 NEEDS_NONE = set(torchgil.__all__) - NEEDS_TORCH
 
 USES = {
@@ -28,6 +30,17 @@ USES = {
     "audit": """
         assert torchgil.audit(zlib.compress, bytes(20_000_000)).verdict == "releases"
         assert torchgil.audit(sorted, range(300_000)).verdict == "holds"
+    """,
+    "Report": """
+        import os
+        with torchgil.trace() as t:
+            zlib.compress(bytes(1_000_000))
+        os.chdir(os.environ["TMPDIR"])
+        t.report().save_json("r.json")
+        report = torchgil.Report.load("r.json")
+        os.remove("r.json")
+        assert report == t.report() and report.segments == t.report().segments
+        assert str(report) == str(t.report())
     """,
     "Watchdog": """
         with torchgil.Watchdog(threshold=0.05, on_hold=lambda hold: None) as watchdog:
@@ -127,6 +140,11 @@ def test_commands_that_need_torch_say_so(command: str) -> None:
     child = run_in_child(code, fresh=True, check=False)
     assert (child.exit_code, child.stdout) == (2, "")
     assert child.stderr.startswith(f"torchgil {command}: this part of torchgil needs torch")
+
+
+def test_report_shows_a_saved_one_without_torch() -> None:
+    code = f"{HIDDEN}from torchgil.cli import main\nsys.exit(main(['report', {str(VERSION_1)!r}]))"
+    assert "aten::linear" in run_in_child(code, fresh=True).stdout
 
 
 def test_doctor_works_without_torch(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -214,6 +214,8 @@ def test_wrong_calls_say_what_is_missing(arguments, says, script):
         ("audit", "--json"),
         ("audit", "--trace"),
         ("audit", "--plot"),
+        ("audit", "--html"),
+        ("report", "--json"),
         ("watch", "--json"),
         ("doctor", "--json"),
     ],
@@ -222,7 +224,7 @@ def test_wrong_calls_say_what_is_missing(arguments, says, script):
 def test_a_file_that_cannot_be_written_is_said_before_the_script_runs(
     script, tmp_path, command, option, where, says
 ):
-    path = () if command == "doctor" else (script("print('it ran')"),)
+    path = () if command == "doctor" else (script("print('it ran')"),)  # a report of none, it would say later
     done = run_torchgil(command, option, tmp_path / where, *path)
     assert done.exit_code == 2
     assert says in done.stderr

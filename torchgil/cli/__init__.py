@@ -12,6 +12,7 @@ __all__ = ["main", "needs"]
 # command -> what it is for; each is torchgil/cli/<command>.py with main(argv) -> exit code
 COMMANDS = {
     "audit": "run a script, then say who held the GIL, and who waited",
+    "report": "show a saved report again: its tables, its timeline, its picture",
     "watch": "run a script and name the lines that hold the GIL, as they do",
     "run": "run a program whose main thread gets the GIL back at once",
     "compare": "threads against processes on your own model",

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torchgil.cli import needs, script
-from torchgil.cli.output import output_file, save_all, unlimited
+from torchgil.cli import script
+from torchgil.cli.output import add_report_files, need_for_report, save_report, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ __all__ = ["main"]
 _EPILOG = """\
 examples:
   torchgil audit train.py --epochs 1
-  torchgil audit --trace trace.json --plot gil.png -m my_package.serve
+  torchgil audit --json report.json --trace trace.json --plot gil.png -m my_package.serve
   torchgil audit --fail-if-held 5ms -m pytest tests/test_serving.py
 
 The script's output, exit code and exceptions are its own; the report goes to stderr.
-A trace.json opens in ui.perfetto.dev and chrome://tracing.
+A trace.json opens in ui.perfetto.dev and chrome://tracing, a report.json with torchgil report.
 """
 
 
@@ -35,9 +35,7 @@ def main(argv: list[str]) -> int:
     options = script.parse(parser, argv)
     if options.fail_if_held and options.fail_if_held > 3600:
         parser.error(f"--fail-if-held: at most 3600s, got {options.fail_if_held:g}s")
-    if options.plot:
-        # Before the run, not after an hour of it, when a script may have changed where modules lie.
-        needs("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg")
+    need_for_report(options)  # before the run, not after an hour of it: a script may change where modules lie
     from torchgil.tracing import trace
     from torchgil.tracing._text import render
 
@@ -49,11 +47,7 @@ def main(argv: list[str]) -> int:
         return ended.leave()
     with unlimited():
         report = t.report()
-        failed = save_all(
-            (options.json, report.save_json),
-            (options.trace, report.save_chrome_trace),
-            (options.plot, report.plot),
-        )
+        failed = save_report(report, options)
         stderr.print(f"\n{render(report, top=options.top)}")
         held = _culprits(report, long_holds, options.fail_if_held) if options.fail_if_held else []
         if held:
@@ -72,11 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the numbers as JSON")
-    parser.add_argument(
-        "--trace", metavar="FILE", type=output_file, help="write the timeline as a Chrome trace"
-    )
-    parser.add_argument("--plot", metavar="FILE", type=output_file, help="draw the timeline as a picture")
+    add_report_files(parser)
     parser.add_argument(
         "--top", metavar="N", type=script.count_argument(0), default=15, help="ops in the table (default 15)"
     )

@@ -8,10 +8,23 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from torchgil._terminal import for_whoever_reads
+from torchgil.cli import needs
 
-__all__ = ["output_file", "print_all", "save_all", "unlimited"]
+if TYPE_CHECKING:
+    from torchgil.tracing import Report
+
+__all__ = [
+    "add_report_files",
+    "need_for_report",
+    "output_file",
+    "print_all",
+    "save_all",
+    "save_report",
+    "unlimited",
+]
 
 _DEPTH = 1000  # of calls, python's own limit
 
@@ -65,6 +78,33 @@ def print_all(shown: str, failed: list[str]) -> None:
         print(shown)
         for line in failed:
             print(line, file=sys.stderr)
+
+
+def add_report_files(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that has a report to write."""
+    for name, what in (
+        ("--json", "write the report as JSON, which torchgil report opens again"),
+        ("--trace", "write the timeline as a Chrome trace"),
+        ("--plot", "draw the timeline as a picture"),
+        ("--html", "write tables and timeline as a page"),
+    ):
+        parser.add_argument(name, metavar="FILE", type=output_file, help=what)
+
+
+def need_for_report(options: argparse.Namespace) -> None:
+    """Exits where something is not installed that `save_report` needs."""
+    if options.plot:
+        needs("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg")
+
+
+def save_report(report: Report, options: argparse.Namespace) -> list[str]:
+    """Writes what was asked for; returns what `save_all` does."""
+    return save_all(
+        (options.json, report.save_json),
+        (options.trace, report.save_chrome_trace),
+        (options.plot, report.plot),
+        (options.html, report.save_html),
+    )
 
 
 @contextlib.contextmanager

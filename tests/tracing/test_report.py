@@ -219,7 +219,7 @@ def test_json_has_a_version_and_all_numbers(tmp_path):
     [
         (0, "0"),
         (2e-9, "2 ns"),
-        (0.9999e-6, "1000 ns"),
+        (0.9999e-6, "1.00 us"),
         (1e-6, "1.00 us"),
         (9.996e-3, "10.0 ms"),
         (99.96, "100 s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -133,3 +134,23 @@ def test_a_wrapper_that_somebody_kept_remembers_no_threads() -> None:
         assert thread not in started
     finally:
         threading.Thread.start = original  # type: ignore[method-assign]
+
+
+def test_a_trace_that_begins_just_as_another_ends_leaves_threadings_own_function() -> None:
+    original = threading.Thread.start
+    first, second = torchgil.trace(ops=False).start(), torchgil.trace(ops=False)
+    ended = []
+
+    def end_the_first(frame: object, event: str, called: object) -> None:
+        if event == "c_call" and getattr(called, "__name__", "") == "trace_start" and not ended:
+            ended.append(True)
+            first.stop()
+
+    sys.setprofile(end_the_first)
+    try:
+        second.start()
+    finally:
+        sys.setprofile(None)
+    second.stop()
+    assert ended
+    assert threading.Thread.start is original

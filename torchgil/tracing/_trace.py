@@ -249,11 +249,13 @@ class _ThreadNames:
 
     def __init__(self, kept: int | None) -> None:
         self._threads = deque(threading.enumerate(), kept)
-        self._original = threading.Thread.start
+        self._original: Callable[[threading.Thread], None] | None = None
         self._wrapper: Callable[[threading.Thread], None] | None = None
 
     def watch(self) -> None:
-        names, original, started = self, self._original, self._threads
+        """Once the trace runs: until then another one may, and have its own function in this place."""
+        names, original, started = self, threading.Thread.start, self._threads
+        self._original = original
 
         def start(self: threading.Thread) -> None:
             if names in _watching:
@@ -275,8 +277,8 @@ class _ThreadNames:
 
     def put_back(self) -> None:
         # Somebody who wrapped it after us calls ours, which does no harm.
-        if threading.Thread.start is self._wrapper:
-            threading.Thread.start = self._original  # type: ignore[method-assign]
+        if self._original and threading.Thread.start is self._wrapper:
+            threading.Thread.start = self._original  # type: ignore[assignment, method-assign]
         if self in _watching:
             _watching.remove(self)
 

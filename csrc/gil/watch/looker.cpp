@@ -68,8 +68,10 @@ class Looker {
       auto now = Clock::now();
       if (next->due > now) {
         // Whoever is added or removed wakes it. Not until kNever, which the
-        // system's clock cannot say.
-        wake_.wait_until(lock, std::min(next->due, now + kLongest));
+        // system's clock cannot say. A copy: the entry may be gone when the
+        // wait ends, and the moment is looked at again then.
+        const Clock::time_point until = std::min(next->due, now + kLongest);
+        wake_.wait_until(lock, until);
         continue;
       }
       for (Entry& entry : entries_) {

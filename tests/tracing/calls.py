@@ -133,7 +133,7 @@ def time_sleep() -> Call:
 
 @case(RELEASES, "_lzmamodule.c, compress(): Py_BEGIN_ALLOW_THREADS around lzma_code")
 def lzma_compress() -> Call:
-    data = _text(500_000)
+    data = _text(2_000_000)  # its memory is made with the GIL held, some milliseconds
     return lambda: lzma.compress(data, preset=3)
 
 
@@ -179,7 +179,7 @@ def socket_recv() -> Call:
     a, b = map(_until_exit.enter_context, socket.socketpair())
 
     def run() -> bytes:
-        _later(0.1, lambda: b.send(b"x"))
+        _later(0.4, lambda: b.send(b"x"))  # to start a thread can take 10 ms
         return a.recv(1)
 
     return run

@@ -94,14 +94,15 @@ def test_a_file_that_ends_too_early_is_refused_wherever_it_ends(text, path):
         ('{"a": NaN}', "NaN is no number in JSON"),
         ('{"a": ' + "9" * 10_000 + "}", ""),
         ('{"a": ' + "[" * 200_000, "it is nested too deeply"),
-        ('{"a": ' + "[" * 600 + "1," * 200_000, "it is nested too deeply"),
+        # How deep is too deep for the interpreter's own reader depends on the interpreter.
+        ('{"a": ' + "[" * 600 + "1," * 200_000, ("it is nested too deeply", "it ends in the middle")),
         (b"\x89PNG\r\n\x1a\n", "it is no text in UTF-8"),
         ('{"a": "' + "b" * 300_000, "it ends in the middle"),
     ],
     ids=range(18),
 )
 def test_what_is_no_report_is_refused_with_the_reason(content, said, path):
-    assert said in refused(path, content)
+    assert any(each in refused(path, content) for each in ([said] if isinstance(said, str) else said))
 
 
 @pytest.mark.parametrize(

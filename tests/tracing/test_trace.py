@@ -135,7 +135,7 @@ def test_a_thread_that_waits_when_the_trace_starts_and_stops_is_seen_waiting():
         (seen,) = [x for x in t.report().threads if x.name == "waiter"]
         print(seen)
         # It asked before, and got the GIL after: there is mostly no event of it.
-        assert seen.releases == 0 and seen.wait_s > 0.9 * seen.wall_s, seen
+        assert seen.releases == 0 and seen.wait_s > 0.5 * seen.wall_s, seen
         latch2 = torchgil.Latch()
         def wait_again():
             torchgil.released.wait(latch2, 60)

@@ -5,7 +5,8 @@
 - ``@pytest.mark.max_gil_hold(seconds)``: no thread may hold the GIL longer in one go meanwhile.
 - the fixture ``gil_audit``: ``torchgil.audit``, for a part of a test.
 - ``--gil-report``: a table of what was audited, at the end.
-- ``--gil-hang=SECONDS``: a test in which one thread holds the GIL for so long fails, with the line.
+- ``--gil-hang=SECONDS``: a test in which one thread holds the GIL for so long fails, with the line;
+  after twice as long the process ends with exit code 70, under xdist one worker.
 
 Importing this imports neither torch nor torchgil's extension: that comes with the first test
 that asks for it.
@@ -61,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="show what was free, held and waited for, of each call that a test audited",
     )
     meaning = (
-        "a test fails in which one thread holds the GIL for so long in one go: it is told of at once, with "
+        "a test fails in which one thread holds the GIL for so long in one go: it is reported at once, with "
         "the stacks, and after twice as long the process is ended with exit code 70, under xdist one worker"
     )
     group.addoption("--gil-hang", metavar="SECONDS", help=meaning)

@@ -24,7 +24,7 @@ examples:
 
 The script's output, exit code and exceptions are its own; what is found goes to stderr.
 Calls that release the GIL, and Python code, which gives way by itself, are never named.
-A hold that lasts longer than --hang is told of while it goes on, with the stacks of the
+A hold that lasts longer than --hang is reported while it goes on, with the stacks of the
 thread that holds the GIL and of those that wait for it, and again after 2, 4, 8 times as long.
 """
 
@@ -89,13 +89,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         type=script.duration_argument,
         default=10.0,
-        help="tell of a hold that is longer while it goes on (default 10s)",
+        help="report a hold that is longer while it goes on, on stderr (default 10s)",
     )
     parser.add_argument(
         "--exit-after",
         metavar="TIME",
         type=script.duration_argument,
-        help="end the process, with exit code 70, where one hold lasts so long (at least --hang)",
+        help="end the process, with exit code 70, where one hold lasts so long (at least --hang); "
+        "no table and no --json then",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
     parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was found as JSON")

@@ -63,6 +63,10 @@ class HangGuard:
             raise
         return cls(watchdog, output)
 
+    def pytest_collection_finish(self) -> None:
+        """What hung while modules were imported has been told of, and is no test's."""
+        self._known = len(self._watchdog.hangs)
+
     def pytest_unconfigure(self) -> None:
         self._watchdog.stop()
         os.close(self._output)

@@ -190,7 +190,7 @@ def test_a_deadlock_of_gil_and_mutex_is_named_and_ends_the_process_if_asked() ->
     holder, waiting = functions(first)
     assert (holder[-1], waiting[-1]) == ("has_the_gil_and_wants_the_mutex", "has_the_mutex_and_wants_the_gil")
     assert re.search(r"has held it for 0\.[56]\d* s", last)
-    assert end == "torchgil: this process ends with exit code 70, as exit_after says\n"
+    assert end == "torchgil: this process ends with exit code 70, since the GIL was held for so long\n"
 
 
 def test_a_hang_in_a_thread_of_no_python_name_and_one_in_a_library_of_c() -> None:

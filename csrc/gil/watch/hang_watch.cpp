@@ -72,7 +72,8 @@ void HangWatch::tell(const Hold& hold, const Hang& hang) {
   if (settings_.exit_after != Clock::duration::zero() &&
       hold.length() >= settings_.exit_after) {
     write(
-        "torchgil: this process ends with exit code 70, as exit_after says\n");
+        "torchgil: this process ends with exit code 70, since the GIL was held "
+        "for so long\n");
     _exit(kExitCode);
   }
 }

@@ -126,8 +126,11 @@ class HoldLog {
     if (now - current_.last <= 2 * look_period_) {
       current_.last = now;
     }
-    see(self, switches, now);
-    close(); // the holder's own, where it is the one that calls this
+    // The holder itself may be the one that calls this, as the main thread is.
+    if (self != current_.holder || switches != switches_) {
+      see(self, switches, now);
+    }
+    close();
     return std::exchange(long_holds_, {});
   }
 

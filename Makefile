@@ -48,7 +48,7 @@ stress: $(VENV)/.built # everything at once, for TORCHGIL_STRESS_S seconds (600)
 	TORCHGIL_STRESS_ROUNDS=10000 TORCHGIL_STRESS_TIMES=20 TORCHGIL_STRESS_EXAMPLES=2000 TORCHGIL_STRESS_S=10 TORCHGIL_STRESS_HANGS=1000 \
 	  TORCHGIL_TEST_REQUESTS=100000 TORCHGIL_TEST_STRIDE=1 $(BIN)/python -m pytest -q --timeout 3600 tests/faults tests/ops/test_properties.py \
 	  tests/tracing/test_report_properties.py tests/serving/test_batcher_model.py tests/serving/test_batcher_amid.py tests/forward/test_package.py \
-	  tests/forward/test_package_file.py tests/forward/test_hostile.py tests/tracing/test_hangs.py
+	  tests/forward/test_package_file.py tests/forward/test_hostile.py tests/tracing/test_hangs_lines.py
 
 peers: $(VENV)/.built # the tests that need Ray, numba, a notebook, py-spy or other people's extensions, with all of them
 	.ci/peers

@@ -62,7 +62,7 @@ _LongHold = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tupl
 _Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]], list[str]]
 
 class Prober:
-    """Two native threads that find who holds the GIL long; started by making it."""
+    """Finds who holds the GIL long, from two native threads, one of which all watchers share."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def can_read_frozen_stacks() -> bool: ...
 _Looks = tuple[int, float, list[tuple[str | None, int, int]]]
 
 class Monitor:
-    """A native thread that counts who holds the GIL; started by making it."""
+    """Counts who holds the GIL, from the native thread that all watchers share."""
 
     def __init__(self, interval_s: float, kept: int, threads: dict[int, Thread]) -> None: ...
     def stop(self) -> None: ...

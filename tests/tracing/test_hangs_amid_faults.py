@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import run_in_child
 from tests.support.compiling import needs_compiler
-from tests.tracing.test_hangs import child, told
+from tests.tracing.hangs import child, told
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' signals, limits and /proc")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.tracing.test_hangs import child, told
+from tests.tracing.hangs import child, told
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the system's number of such a thread is not known")

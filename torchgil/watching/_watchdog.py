@@ -1,6 +1,6 @@
 """The watchdog: says which line held the GIL too long, while the program runs.
 
-Two native threads do it (csrc/gil/watch/prober.h). One looks, without the GIL, at
+Two native threads do it (csrc/gil/watch/prober.h). One, which all watchers share, looks, without the GIL, at
 who holds it; where the same thread is met twice it lets the other knock, that
 is, ask for the GIL as any thread would. Code that gives way by itself gives way
 to the knock. A call that does not is caught the moment it ends: the interpreter
@@ -171,7 +171,9 @@ class Watchdog(Background["_Session"]):
         return _Session(self)
 
     def stop(self) -> None:
-        """Ends watching; both native threads are gone when it returns. Twice does no harm.
+        """Ends watching; its native threads are gone then, the one that looks with the last watcher.
+
+        Twice does no harm.
 
         Each hold found so far has been passed to on_hold then, unless on_hold does not return:
         stop() waits 5 s for it, logs that it goes on, and returns.

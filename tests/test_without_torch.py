@@ -14,7 +14,7 @@ from .conftest import run_in_child
 HIDDEN = "import sys; sys.modules['torch'] = sys.modules['torchgil._torch'] = None\n"
 NEEDS_TORCH = {
     *("released", "held", "adaptive", "Latch", "adaptive_threshold", "set_adaptive_threshold"),
-    *("nogil", "load_package", "ThreadPool", "Batcher", "BatcherClosed", "QueueFull"),
+    *("nogil", "load_package", "ThreadPool", "Batcher", "BatcherClosed", "QueueFull", "Forward"),
 }
 VERSION_1 = Path(__file__).parent / "tracing" / "report_version_1.json"
 NEEDS_NONE = set(torchgil.__all__) - NEEDS_TORCH
@@ -117,7 +117,7 @@ def test_intra_op_threads_say_so_as_the_block_begins() -> None:
 
 
 def test_each_public_name_is_on_one_of_the_sides() -> None:
-    assert {*USES, "LongHold", "Hang", "intra_op_threads", "__version__"} == NEEDS_NONE
+    assert {*USES, "Audit", "LongHold", "Hang", "intra_op_threads", "__version__"} == NEEDS_NONE
 
 
 @pytest.mark.parametrize("command", ["audit", "watch", "run --gil-priority"])

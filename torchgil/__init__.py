@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchgil._threads import intra_op_threads as intra_op_threads
     from torchgil._threads import switch_interval as switch_interval
     from torchgil._threads import usable_cores as usable_cores
+    from torchgil.forward._forward import Forward as Forward
     from torchgil.forward._nogil import nogil as nogil
     from torchgil.forward._package import load_package as load_package
     from torchgil.ops import Latch as Latch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torchgil.serving import BatcherClosed as BatcherClosed
     from torchgil.serving import QueueFull as QueueFull
     from torchgil.serving import ThreadPool as ThreadPool
+    from torchgil.tracing._audit import Audit as Audit
     from torchgil.tracing._audit import audit as audit
     from torchgil.tracing._report import Report as Report
     from torchgil.tracing._trace import trace as trace
@@ -55,6 +57,7 @@ _PUBLIC = {
     "QueueFull": "torchgil.serving:QueueFull",
     "nogil": "torchgil.forward._nogil:nogil",
     "load_package": "torchgil.forward._package:load_package",
+    "Forward": "torchgil.forward._forward:Forward",
     "get_include": "torchgil._headers:get_include",
     "intra_op_threads": "torchgil._threads:intra_op_threads",
     "gil_priority": "torchgil._priority:gil_priority",
@@ -62,6 +65,7 @@ _PUBLIC = {
     "usable_cores": "torchgil._threads:usable_cores",
     "trace": "torchgil.tracing._trace:trace",
     "audit": "torchgil.tracing._audit:audit",
+    "Audit": "torchgil.tracing._audit:Audit",
     "Report": "torchgil.tracing._report:Report",
     "GilMonitor": "torchgil.watching._monitor:GilMonitor",
     "metrics": "torchgil.metrics:",

@@ -28,6 +28,13 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).eval()
 
 
+def test_what_nogil_returns_has_a_public_type() -> None:
+    forward = torchgil.nogil(mlp(), (torch.ones(2, 8),))
+    assert isinstance(forward, torchgil.Forward)
+    assert forward.backend == "graph"
+    assert not isinstance(mlp(), torchgil.Forward)
+
+
 @pytest.mark.parametrize("name", ["mlp", "decoder", "convolutions", "lstm", "nested inputs"])
 def test_a_call_releases_the_gil_exactly_once(name: str) -> None:
     case = next(c for c in CASES if c.name == name)

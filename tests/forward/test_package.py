@@ -31,6 +31,7 @@ def test_results_are_the_models(model: nn.Module, forward: Any) -> None:
             assert_close(got, model(x, more))
         assert (got["rows"], got["ratio"], got["three"], got["none"]) == (rows, rows / 2, 3, None)
         assert_close(forward(x, more=more), got)
+    assert isinstance(forward, torchgil.Forward)
     assert forward.checked
     assert "runners=2, inputs=checked, device='cpu', backend='inductor'" in repr(forward)
 

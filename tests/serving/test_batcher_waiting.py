@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import queue
 import threading
 import time
 
@@ -127,6 +128,8 @@ def test_a_full_queue_raises_where_it_should():
         futures = [batcher.submit(torch.ones(1)) for _ in range(2)]
         with pytest.raises(torchgil.QueueFull, match="2 requests"):
             batcher.submit(torch.ones(1))
+        with pytest.raises(queue.Full, match="2 requests"):  # the name that the standard library has
+            batcher.submit(torch.ones(1))
         with pytest.raises(torchgil.QueueFull):
             asyncio.run(batcher(torch.ones(1)))
         fn.gate.set()
@@ -205,6 +208,21 @@ def test_a_request_times_out_in_the_queue_and_not_in_a_batch(per_request):
         assert batcher.submit(torch.ones(1), timeout=60).result(60) == 2
         assert batcher.stats().timed_out == 2
     assert len(fn.shapes) == 2
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError])
+def test_a_late_request_is_late_by_every_name_of_it(kind):
+    fn = Recorder(open_=False)
+    with torchgil.Batcher(fn, max_delay=0, timeout=0.02) as batcher:
+        running = batcher.submit(torch.ones(1), timeout=60)
+        fn.wait_entered()
+        queued = batcher.submit(torch.ones(1))
+        with pytest.raises(kind, match="no result for the request after"):
+            asyncio.run(batcher(torch.ones(1)))
+        fn.gate.set()
+        with pytest.raises(kind, match="no result for the request after"):
+            queued.result(60)
+        assert running.result(60) == 2
 
 
 def test_a_timeout_that_does_not_come_changes_nothing():

@@ -13,6 +13,7 @@ import torch
 from torchgil._checks import flag
 from torchgil._priority import priority_unavailable
 from torchgil.forward._exporting import exported, load, save
+from torchgil.forward._forward import Forward
 from torchgil.forward._graph import build
 from torchgil.forward._inputs import InputPlan, plan_inputs
 from torchgil.forward._instructions import plan
@@ -39,7 +40,7 @@ def nogil(
     runners: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     gil_priority: bool = True,
-) -> Any:
+) -> Forward:
     """Get a callable that runs a model's forward under one single release of the GIL.
 
     Any number of threads may call it at the same time. It runs under inference mode and shares the model's
@@ -66,7 +67,7 @@ def nogil(
             after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
     Returns:
-        A callable with the model's arguments and results.
+        A :class:`torchgil.Forward`: call it with the model's arguments.
 
     Raises:
         NotImplementedError: The graph cannot be run so; the message names the node, its line and what to do.
@@ -119,7 +120,7 @@ def nogil(
     )
 
 
-class GraphForward:
+class GraphForward(Forward):
     """What :func:`nogil` returns for the backend ``"graph"``.
 
     Attributes:
@@ -129,7 +130,7 @@ class GraphForward:
         backend: ``"graph"``.
     """
 
-    backend = "graph"
+    backend: Literal["graph"] = "graph"
 
     def __init__(
         self,

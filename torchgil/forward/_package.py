@@ -10,7 +10,7 @@ import tempfile
 import weakref
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.utils._pytree as pytree
@@ -20,6 +20,7 @@ from torchgil._priority import priority_unavailable
 from torchgil._threads import usable_cores
 from torchgil._torch_half import C
 from torchgil.forward._archive import damage
+from torchgil.forward._forward import Forward
 from torchgil.forward._graph import add_checks
 from torchgil.forward._machine import check_machine
 from torchgil.forward._manifest import METADATA_KEY, Manifest
@@ -55,9 +56,9 @@ def load_package(
             after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
     Returns:
-        A callable with the model's arguments and results. A package that :func:`torchgil.nogil` made checks
-        its arguments in full; of others only the structure, the number and the device of the inputs are
-        known.
+        A :class:`torchgil.Forward`: call it with the model's arguments. A package that
+        :func:`torchgil.nogil` made checks its arguments in full; of others only the structure, the number
+        and the device of the inputs are known.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -75,7 +76,7 @@ def load_package(
     return PackageForward(path, runners=runners, gil_priority=gil_priority)
 
 
-class PackageForward:
+class PackageForward(Forward):
     """What :func:`load_package`, and :func:`torchgil.nogil` for the backend ``"inductor"``, return.
 
     Attributes:
@@ -86,7 +87,7 @@ class PackageForward:
         backend: ``"inductor"``.
     """
 
-    backend = "inductor"
+    backend: Literal["inductor"] = "inductor"
 
     def __init__(
         self,

@@ -195,7 +195,7 @@ class Batcher(NotCopied):
             `fn`'s result for these rows.
 
         Raises:
-            TimeoutError: In no batch in time.
+            TimeoutError: In no batch in time; on Python 3.10, where asyncio's is another, it is both.
             QueueFull, BatcherClosed, RuntimeError: As for `submit`; otherwise what is wrong with `x`, or what
                 `fn` raised.
 

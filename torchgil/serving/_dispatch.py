@@ -10,7 +10,15 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
 from torchgil.serving._own_work import Bell, amid, aside, change, hand_over, later, own_work
-from torchgil.serving._requests import BatcherClosed, QueueFull, Request, tell, tell_error, tell_late
+from torchgil.serving._requests import (
+    BatcherClosed,
+    QueueFull,
+    Request,
+    RequestTimeout,
+    tell,
+    tell_error,
+    tell_late,
+)
 from torchgil.serving._row_queue import RowQueue
 from torchgil.serving._stats import BatcherCounts, BatcherStats
 
@@ -129,7 +137,7 @@ class Dispatcher:
         late: list[Request] = []
         ended: list[Request] = []
         later(tell_late, blocked, QueueFull)
-        later(self._fail, late, ended, "timed_out", TimeoutError)
+        later(self._fail, late, ended, "timed_out", RequestTimeout)
         with self._lock:
             if request.state == "blocked":
                 self._queue.remove_blocked(request, blocked)
@@ -211,7 +219,7 @@ class Dispatcher:
         """As own work: give `turn` a batch; or seconds to wait for one, or None where the turn has ended."""
         late: list[Request] = []
         ended: list[Request] = []
-        later(tell_late, ended, TimeoutError)
+        later(tell_late, ended, RequestTimeout)
         wait_s = 0.0
         with self._lock:
             if turn not in self._turns:

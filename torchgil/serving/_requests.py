@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import copy
 import logging
+import queue
 import threading
 import time
 from collections import defaultdict
@@ -15,7 +17,7 @@ from typing import Any, Literal
 
 from torchgil.serving._own_work import Bell
 
-__all__ = ["BatcherClosed", "QueueFull", "Request", "tell", "tell_error", "tell_late"]
+__all__ = ["BatcherClosed", "QueueFull", "Request", "RequestTimeout", "tell", "tell_error", "tell_late"]
 
 _log = logging.getLogger("torchgil")
 _MAIN = threading.main_thread()  # where Ctrl-C is raised
@@ -25,9 +27,17 @@ class BatcherClosed(RuntimeError):  # noqa: N818  (as queue.Full is named)
     """The batcher was shut down: it takes no request, or it dropped this one without a result."""
 
 
-class QueueFull(RuntimeError):  # noqa: N818
+class QueueFull(RuntimeError, queue.Full):  # noqa: N818
     """The batcher's queue had no room for the request, with `on_full="raise"` or for as long as it could
-    wait."""
+    wait. It is a `queue.Full`, too."""
+
+
+# On Python 3.10 asyncio and concurrent.futures have timeouts of their own. A late request's is all of them,
+# so that it is caught by whichever name its caller has for it.
+_TIMEOUTS = tuple(dict.fromkeys((TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)))
+RequestTimeout: type[Exception] = (
+    TimeoutError if len(_TIMEOUTS) == 1 else type("RequestTimeout", _TIMEOUTS, {})
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -137,7 +147,7 @@ def tell_error(requests: Sequence[Request], error: BaseException) -> None:
 
 
 def tell_late(requests: Sequence[Request], error: type[Exception]) -> None:
-    """Fail requests that waited for too long: QueueFull, for room; or TimeoutError, for a batch."""
+    """Fail requests that waited for too long: QueueFull, for room; or RequestTimeout, for a batch."""
     missed = "room in its queue" if error is QueueFull else "result"
     for request in requests:
         waited_s = time.monotonic() - request.submitted_s

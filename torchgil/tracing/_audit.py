@@ -16,7 +16,7 @@ from torchgil._formatting import duration, one_line
 from torchgil._garbage import COLLECTION_MEND, NO_COLLECTIONS, Collections, collections
 from torchgil._gil_half import C
 from torchgil.tracing._collecting import together
-from torchgil.tracing._figures import LONG_HOLD_S, Span, verdict_of
+from torchgil.tracing._figures import LONG_HOLD_S, Span, Verdict, verdict_of
 from torchgil.tracing._notebook import picture
 from torchgil.tracing._recording import Kind
 from torchgil.tracing._report import Report
@@ -32,14 +32,42 @@ MAX_EVENTS = 10_000_000  # 160 MB if all are used; pages are touched only when t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit(Span, Generic[T]):
-    """What one call did to the GIL, in its thread. Free, held, wait and preempted add up to wall_s."""
+    """What one call did to the GIL, in its thread; :func:`torchgil.audit` returns it.
 
-    verdict: str  # "releases", "holds", "partly"; "no GIL" or "unknown" where nothing can be seen
-    free_fraction: float  # free_s / wall_s
+    Free, held, wait and preempted are in seconds, and add up to wall_s.
+
+    Attributes:
+        verdict: ``"releases"`` where at least 90 % of the call's wall time was free, ``"holds"`` where at
+            most 10 % was, else ``"partly"``; ``"no GIL"`` where the interpreter has none, ``"unknown"`` where
+            it cannot be seen who held it.
+        free_fraction: free_s over wall_s.
+        wall_s: From just before the call to just after.
+        free_s: Released, and not yet asked for again.
+        held_s: Held by this thread.
+        wait_s: Asked for, by a thread that had released it.
+        preempted_s: The interpreter had switched to another thread, unasked.
+        releases: How often the thread released it.
+        longest_hold_s: The longest that it held the GIL in one go.
+        longest_wait_s: The longest that it waited.
+        collections: The garbage collections of this thread in the call; part of the times above.
+        result: What the function returned.
+        report: The whole trace's, every thread in it.
+        collections_elsewhere: Garbage collections of other threads meanwhile.
+        extension: Where the function is from, if it held the GIL for more than 5 ms in one go.
+
+    Example:
+        >>> import torchgil, zlib
+        >>> record: torchgil.Audit[bytes] = torchgil.audit(zlib.compress, bytes(50_000_000))
+        >>> record.verdict, len(record.result) < 1_000_000
+        ('releases', True)
+    """
+
+    verdict: Verdict
+    free_fraction: float
     result: T = field(repr=False)
     report: Report = field(repr=False)
-    collections_elsewhere: Collections = NO_COLLECTIONS  # in other threads meanwhile
-    extension: Extension | None = None  # that fn is from, where it held the GIL for more than 5 ms in one go
+    collections_elsewhere: Collections = NO_COLLECTIONS
+    extension: Extension | None = None
 
     def __str__(self) -> str:
         """One paragraph: the verdict and the numbers behind it."""
@@ -130,6 +158,7 @@ def audit(fn: Callable[..., T], /, *args: object, **kwargs: object) -> Audit[T]:
     marks = [t for t, kind in zip(thread.times_ns, thread.kinds, strict=True) if kind == Kind.MARK]
     # The second is lost where the buffer was full before the call ended; the report says so.
     span = report.span(me, marks[0], marks[1] if marks[1:] else report.recording.complete_until_ns)
+    verdict: Verdict
     if report.recording.gil_seen:
         verdict = verdict_of(span.free_s, span.wall_s)
     else:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
-from torchgil.tracing._figures import LONG_HOLD_S, OpReport, verdict_of
+from torchgil.tracing._figures import LONG_HOLD_S, OpReport, Verdict, verdict_of
 from torchgil.tracing._pieces import ordered
 from torchgil.tracing._recording import Recording, State
 
@@ -99,12 +99,14 @@ class OpReports(Sequence[OpReport]):
 
     def _read(self, at: int) -> OpReport:
         row = self._sums[at * _FIELDS : (at + 1) * _FIELDS]
+        verdict: Verdict
         if self._recording.gil_seen:
             verdict = verdict_of(row[State.FREE], row[WALL])
         elif not self._recording.has_gil:
             verdict = "no GIL"
         else:  # all that is known is how it was entered
-            verdict = {0: "releases", row[CALLS]: "holds"}.get(row[CALLS_HELD], "partly")
+            held = row[CALLS_HELD]
+            verdict = "releases" if held == 0 else "holds" if held == row[CALLS] else "partly"
         return OpReport(
             name=self._name(at),
             calls=row[CALLS],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torchgil._garbage import Collections
 from torchgil.tracing._recording import Recording
@@ -15,6 +16,7 @@ __all__ = [
     "OpReport",
     "Span",
     "ThreadReport",
+    "Verdict",
     "verdict_of",
 ]
 
@@ -22,7 +24,11 @@ __all__ = [
 LONG_HOLD_S = 0.005  # the default switch interval: pure Python gives way after it, a call into C does not
 
 
-def verdict_of(free_s: float, wall_s: float) -> str:
+# The last two where nothing can be seen: the interpreter has no GIL, or it is not known who held it.
+Verdict = Literal["releases", "holds", "partly", "no GIL", "unknown"]
+
+
+def verdict_of(free_s: float, wall_s: float) -> Verdict:
     """``releases`` if at least 90 % of the wall time was free, ``holds`` if at most 10 %, else ``partly``.
 
     >>> verdict_of(0.9, 1.0), verdict_of(0.1, 1.0), verdict_of(0.5, 1.0)
@@ -75,7 +81,7 @@ class OpReport:
     wait_s: float
     preempted_s: float
     longest_hold_s: float
-    verdict: str
+    verdict: Verdict
     user_scope: bool  # a block marked with torch.profiler.record_function, no op
     origin: str | None = None  # of one that is not torch's own, and held long: where its kernel is registered
 

@@ -78,5 +78,6 @@ _ANNOTATED: dict[str, Check] = {
     "int | None": or_null(whole),
     "str | None": or_null(text),
     "dict[str, float]": _seconds_by_name,
+    "Verdict": text,  # of an op, whose times say it again
     "Collections": lambda value, what: made(Collections, value, what),
 }

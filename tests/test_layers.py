@@ -113,7 +113,7 @@ LAYERS = [
     {"ops"},
     {"tracing", "watching", "forward"},
     {"serving"},
-    {"compare", "demo", "doctor", "metrics", "_pytest_hangs"},
+    {"compare", "demo", "doctor", "metrics", "_pytest_hangs", "_pytest_limits"},
     {"pytest_plugin", "cli"},
     {"__main__"},
 ]

@@ -24,10 +24,12 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):  # type: ig
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     plugin = [] if installed else ["-p", "torchgil.pytest_plugin"]
 
-    def run(code: str, *options: str, timeout: float = 240) -> pytest.RunResult:
-        pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error")
+    def run(
+        code: str, *options: str, ini: str = "", others: str = "no:asyncio", timeout: float = 240
+    ) -> pytest.RunResult:
+        pytester.makeini(f"[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n{ini}")
         pytester.makepyfile(code)
-        return pytester.runpytest_subprocess(*plugin, *options, timeout=timeout)
+        return pytester.runpytest_subprocess(*plugin, "-p", others, *options, timeout=timeout)
 
     return run
 
@@ -172,12 +174,15 @@ MARKED = """
 def test_judges_the_call_of_marked_tests(run, options: list[str]) -> None:  # type: ignore[no-untyped-def]
     result = run(MARKED, "-v", "--gil-report", *options)
     text = result.stdout.str()
-    found = re.findall(r"::(test_\w+)\S* (PASSED|FAILED)", text)  # xdist names the outcome first
-    found += [(name, word) for word, name in re.findall(r"(?m)(PASSED|FAILED) \S+::(test_\w+)\S* *$", text)]
+    words = "PASSED|FAILED|GIL HELD"
+    found = re.findall(rf"::(test_\w+)\S* ({words})", text)  # xdist names the outcome first
+    found += [(name, word) for word, name in re.findall(rf"(?m)({words}) \S+::(test_\w+)\S* *$", text)]
     outcomes = {name: word for name, word in found if name.endswith(("_passes", "_pass", "_fails"))}
-    assert outcomes == {name: "FAILED" if name.endswith("_fails") else "PASSED" for name in outcomes}
+    expected = {name: "GIL HELD" if name.endswith("_fails") else "PASSED" for name in outcomes}
+    assert outcomes == {**expected, "test_own_failure_is_shown_fails": "FAILED"}
     assert len(outcomes) == 17
     result.assert_outcomes(passed=8, failed=9, skipped=1, xfailed=1)
+    assert re.search(r"9 failed, 8 passed, 1 skipped, 1 xfailed, 8 held the GIL in", text)
     assert re.search(r"GIL report =+\ntest +verdict +wall +free +held +waited +longest hold\n", text)
     # Every audited test that did not fail by itself has a row, the longest hold first.
     assert len(re.findall(r"(?m)^test_\S+::\S+ +(?:holds|releases|partly) +\d", text)) == 16
@@ -196,6 +201,7 @@ def test_failures_explain_themselves(run) -> None:  # type: ignore[no-untyped-de
         line = next(i for i, line in enumerate(MARKED.splitlines()) if "def test_held_fails" in line) + 1
         assert re.search(
             r"releases_gil\(min_free=0\.9\): the GIL was free for 0\.\d % of the test's \d+ ms\n"
+            r"-+ GIL breach -+\n"
             r"holds: 0\.\d % of \d+ ms free \(\d releases?\)\n"
             r"free \S+(?: \w+)?, held \d+ ms \(longest \d+ ms\), waited .*, preempted .*\n",
             text,
@@ -211,8 +217,89 @@ def test_failures_explain_themselves(run) -> None:  # type: ignore[no-untyped-de
         assert re.search(r"line worker held the GIL for", text)
         assert "line: not known, as no single call kept it for much more than 10.0 ms" in text
 
+        assert re.search(r"(?m)^GIL HELD \S+::test_held_fails - Failed: rel", text)
+        assert re.search(r"(?m)^\S+\.py GGGG +\[100%\]$", text)
+        assert re.search(r"4 failed, \d+ deselected, 4 held the GIL in", text)
+
     once(check)
     assert not [text for text in texts if "Traceback" in text]
+
+
+def test_a_breach_stands_before_what_was_captured_and_is_in_no_other_tests_report(run) -> None:  # type: ignore[no-untyped-def]
+    result = run(
+        """
+        import pytest
+        from torchgil import held
+
+        @pytest.mark.releases_gil
+        def test_held():
+            print("its output")
+            held.spin(0.1)
+
+        def test_fails():
+            assert False
+        """
+    )
+    text = result.stdout.str()
+    assert text.count("GIL breach") == 1
+    assert re.search(
+        r"(?s)_ test_held _.*- GIL breach -.*- Captured stdout call -.*its output.*_ test_fails _", text
+    )
+    assert "2 failed, 1 held the GIL in" in text
+
+
+def test_the_table_can_be_asked_for_in_the_ini_file(run) -> None:  # type: ignore[no-untyped-def]
+    code = "def test(gil_audit):\n    gil_audit(sorted, [1])"
+    rows = "*GIL report*", "*::test sorted *"
+    run(code, ini="gil_report = true").stdout.fnmatch_lines(rows)
+    run(code).stdout.no_fnmatch_line("*GIL report*")
+    run(code, "-o", "gil_report=false", ini="gil_report = true").stdout.no_fnmatch_line("*GIL report*")
+
+
+ASYNC = """
+    import asyncio, pytest
+    from torchgil import held, released
+
+    {mark}
+    async def test_async(gil_audit):
+        await asyncio.sleep(0)
+        assert gil_audit(released.sleep, 0.1).verdict == "releases"
+        await asyncio.sleep(0)
+        assert gil_audit(held.sleep, 0.1).verdict == "holds"
+
+    {mark}
+    @pytest.mark.max_gil_hold(0.01)
+    async def test_marked():
+        held.sleep(0.1)
+    """
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("package", "mark", "mode"),
+    [
+        ("pytest_asyncio", "@pytest.mark.asyncio", "strict"),
+        ("pytest_asyncio", "", "auto"),
+        ("anyio", "@pytest.mark.anyio", None),
+    ],
+    ids=["pytest-asyncio", "pytest-asyncio, auto", "anyio"],
+)
+def test_the_fixture_audits_parts_of_a_coroutine_and_a_marker_on_one_is_refused(
+    run,  # type: ignore[no-untyped-def]
+    pytester,  # type: ignore[no-untyped-def]
+    package: str,
+    mark: str,
+    mode: str | None,
+) -> None:
+    pytest.importorskip(package, reason=f"needs pip install {package.replace('_', '-')}")
+    pytester.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'")
+    ini = f"asyncio_mode = {mode}\nasyncio_default_fixture_loop_scope = function" if mode else ""
+    others = "no:none" if mode else "no:asyncio"
+    result = run(ASYNC.format(mark=mark), "--gil-report", ini=ini, others=others)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*test_marked is a coroutine, and a marker judges a call*"])
+    rows = re.findall(r"::test_async (\S+) +(holds|releases)", result.stdout.str())
+    assert sorted(verdict for _, verdict in rows) == ["holds", "releases"]
 
 
 def test_wrong_arguments_are_errors_that_say_what_is_right(run) -> None:  # type: ignore[no-untyped-def]

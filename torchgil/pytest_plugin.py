@@ -4,9 +4,12 @@
   be free of the GIL.
 - ``@pytest.mark.max_gil_hold(seconds)``: no thread may hold the GIL longer in one go meanwhile.
 - the fixture ``gil_audit``: ``torchgil.audit``, for a part of a test.
-- ``--gil-report``: a table of what was audited, at the end.
-- ``--gil-hang=SECONDS``: a test in which one thread holds the GIL for so long fails, with the line;
-  after twice as long the process ends with exit code 70, under xdist one worker.
+- ``--gil-report``, or ``gil_report`` in the ini file: a table of what was audited, at the end.
+- ``--gil-hang=SECONDS``, or ``gil_hang``: a test in which one thread holds the GIL for so long fails, with
+  the line; after twice as long the process ends with exit code 70, under xdist one worker.
+
+A test that breaks its marker's limit has failed, is shown as ``G`` or ``GIL HELD``, has a section of its
+report that says what is known of it, and is counted in the last line, as "1 held the GIL".
 
 Importing this imports neither torch nor torchgil's extension: that comes with the first test
 that asks for it.
@@ -15,20 +18,18 @@ that asks for it.
 from __future__ import annotations
 
 import functools
-import heapq
 import importlib
 import inspect
 import math
 import sys
-import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from torchgil._checks import number, shown
 from torchgil._pytest_hangs import HangGuard, seconds_of
+from torchgil._pytest_limits import Breach, Limits, breach_of, longest_hold
 
 if TYPE_CHECKING:
     from torchgil.tracing import Audit
@@ -44,23 +45,16 @@ _MARKERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    min_free: float | None
-    max_hold_s: float | None
-
-
-_limits = pytest.StashKey[_Limits]()
+_limits = pytest.StashKey[Limits]()
+_breach = pytest.StashKey[Breach]()
 _audits = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("torchgil", "who holds the GIL")
-    group.addoption(
-        "--gil-report",
-        action="store_true",
-        help="show what was free, held and waited for, of each call that a test audited",
-    )
+    table = "show what was free, held and waited for, of each call that a test audited"
+    group.addoption("--gil-report", action="store_true", help=table)
+    parser.addini("gil_report", f"true or false, as --gil-report: {table}", type="bool", default=False)
     meaning = (
         "a test fails in which one thread holds the GIL for so long in one go: it is reported at once, with "
         "the stacks, and after twice as long the process is ended with exit code 70, under xdist one worker"
@@ -117,7 +111,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
     if releases or max_hold:
         _torchgil()
-        item.stash[_limits] = _Limits(
+        item.stash[_limits] = Limits(
             min_free=_number(releases, "min_free", 0.9, at_most=1.0) if releases else None,
             max_hold_s=_number(max_hold, "seconds", None, at_most=math.inf) if max_hold else None,
         )
@@ -169,7 +163,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         item.obj = test
     for record, holds in found:  # none, where the test failed by itself
         _remember(item, "", record)
-        _judge(record, holds, limits)
+        _judge(item, record, holds, limits)
     return outcome
 
 
@@ -193,57 +187,20 @@ def _remember(item: pytest.Item, what: str, record: Audit[Any]) -> None:
             "free_fraction": record.free_fraction,
             "held_s": record.held_s,
             "wait_s": record.wait_s,
-            "longest_hold_s": _longest_hold(record)[0],
+            "longest_hold_s": longest_hold(record)[0],
         }
     )
 
 
-def _judge(record: Audit[Any], holds: list[LongHold], limits: _Limits) -> None:
+def _judge(item: pytest.Item, record: Audit[Any], holds: list[LongHold], limits: Limits) -> None:
     if record.verdict == "no GIL":
         return  # nothing can hold it
-    from torchgil._formatting import duration, one_line
-
     if record.verdict == "unknown":
-        _fail("what it did to the GIL cannot be seen here", record, holds)
-    if limits.min_free is not None and record.free_fraction < limits.min_free:
-        _fail(
-            f"releases_gil(min_free={limits.min_free:g}): the GIL was free for "
-            f"{100 * record.free_fraction:.1f} % of the test's {duration(record.wall_s)}",
-            record,
-            holds,
-        )
-    longest_s, name = _longest_hold(record)
-    held = f"{one_line(name)} held the GIL for {duration(longest_s)} in one go"
-    if limits.max_hold_s is not None and longest_s > limits.max_hold_s:
-        _fail(f"max_gil_hold({limits.max_hold_s:g}): {held}", record, holds)
-
-
-def _longest_hold(record: Audit[Any]) -> tuple[float, str]:
-    """Of all threads, and whose. The test's own thread counts within the call alone."""
-    me = threading.current_thread()
-    others = [t for t in record.report.threads if t.native_id != me.native_id]
-    return max([(record.longest_hold_s, me.name), *((t.longest_hold_s, t.name) for t in others)])
-
-
-def _fail(why: str, record: Audit[Any], holds: list[LongHold]) -> None:
-    from torchgil._formatting import duration, one_line
-
-    ops = heapq.nlargest(3, (op for op in record.report.ops if op.held_s > 0), key=lambda op: op.held_s)
-    lines = [f"line {hold}" for hold in sorted(holds, key=lambda hold: -hold.duration_s)]
-    if not lines:
-        shortest = duration(2 * sys.getswitchinterval())
-        lines = [f"line: not known, as no single call kept it for much more than {shortest}"]
-    text = [
-        why,
-        str(record),
-        *(
-            f"op {one_line(op.name)}: {op.calls} call{'s' if op.calls > 1 else ''}, "
-            f"held {duration(op.held_s)} of {duration(op.wall_s)}, longest hold {duration(op.longest_hold_s)}"
-            for op in ops
-        ),
-        *lines[:3],
-    ]
-    pytest.fail("\n".join(text), pytrace=False)
+        pytest.fail(f"what it did to the GIL cannot be seen here\n{record}", pytrace=False)
+    breach = breach_of(record, holds, limits)
+    if breach is not None:
+        item.stash[_breach] = breach
+        pytest.fail(breach.why, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -256,12 +213,36 @@ def pytest_runtest_makereport(
         # An attribute of plain data: xdist carries it from its workers.
         report.gil_audits = audits  # type: ignore[attr-defined]
         del item.stash[_audits]
+    breach = item.stash.get(_breach, None)
+    if breach is not None:
+        report.sections.insert(0, ("GIL breach", breach.details))  # before what was captured
+        report.gil_breach = True  # type: ignore[attr-defined]
+        del item.stash[_breach]
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """A breach is a failure with a letter of its own."""
+    return ("failed", "G", ("GIL HELD", {"red": True})) if _is_breach(report) else None
+
+
+def _is_breach(report: Any) -> bool:
+    # Not one that was expected, or that is to be tried again by another plugin.
+    return getattr(report, "gil_breach", False) and report.outcome == "failed"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not config.getoption("--gil-report"):
-        return
+    if config.getoption("--gil-report") or config.getini("gil_report"):
+        _show_audits(terminalreporter)
+    breaches = [report for report in terminalreporter.getreports("failed") if _is_breach(report)]
+    if breaches:
+        terminalreporter.stats["held the GIL"] = breaches  # counted in the last line, beside "failed"
+
+
+def _show_audits(terminalreporter: pytest.TerminalReporter) -> None:
     audits = [
         (report.nodeid, audit)
         for reports in terminalreporter.stats.values()

@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_help())
         return 0 if argv else 2
     command, *rest = argv
-    if command == "--version":
+    if command == "--" and rest:
+        command, *rest = rest
+    elif command == "--version":
         print(f"torchgil {__version__}")
         return 0
     if command not in COMMANDS:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from torchgil._terminal import Progress, slow
 from torchgil.cli import script
-from torchgil.cli.output import add_report_files, need_for_report, save_report, unlimited
+from torchgil.cli.output import add_report_files, check_files, save_report, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ __all__ = ["main"]
 _EPILOG = """\
 examples:
   torchgil audit train.py --epochs 1
-  torchgil audit --json report.json --trace trace.json --plot gil.png -m my_package.serve
+  torchgil audit -o report.json -o gil.trace.json -o gil.png -m my_package.serve
   torchgil audit --fail-if-held 5ms -m pytest tests/test_serving.py
 
 The script's output, exit code and exceptions are its own; the report goes to stderr.
-A trace.json opens in ui.perfetto.dev and chrome://tracing, a report.json with torchgil report.
+A .trace.json opens in ui.perfetto.dev and chrome://tracing, a report.json with torchgil report.
 """
 
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     options = script.parse(parser, argv)
     if options.fail_if_held and options.fail_if_held > 3600:
         parser.error(f"--fail-if-held: at most 3600s, got {options.fail_if_held:g}s")
-    need_for_report(options)  # before the run, not after an hour of it: a script may change where modules lie
+    check_files(parser, options)  # here: a script may change where modules lie
     from torchgil.tracing import trace
     from torchgil.tracing._text import render
 
@@ -46,9 +47,11 @@ def main(argv: list[str]) -> int:
     if ended.in_a_fork:  # the trace is its parent's
         return ended.leave()
     with unlimited():
-        report = t.report()
-        failed = save_report(report, options)
-        stderr.print(f"\n{render(report, top=options.top)}")
+        with slow("torchgil: making the report", Progress(stderr.write if stderr.is_terminal else None)):
+            report = t.report()
+            failed = save_report(report, options)
+            rendered = render(report, top=options.top)
+        stderr.print(f"\n{rendered}")
         held = _culprits(report, long_holds, options.fail_if_held) if options.fail_if_held else []
         if held:
             lines = "\n".join(f"  {line}" for line in held)

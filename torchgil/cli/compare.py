@@ -10,7 +10,7 @@ from torchgil._files import write_json
 from torchgil._terminal import Progress
 from torchgil._threads import usable_cores
 from torchgil.cli import needs
-from torchgil.cli.output import output_file, print_all, save_all
+from torchgil.cli.output import add_files, check_files, print_all, save_files
 from torchgil.cli.script import count_argument, duration_argument
 from torchgil.compare import (
     BUILTIN,
@@ -38,14 +38,14 @@ The factory takes nothing and returns (callable or nn.Module, example_inputs):
 examples:
   torchgil compare                                 a built-in transformer with 101 MB of weights
   torchgil compare app.models:factory --quick
-  torchgil compare serve.py:factory --workers 4 --json out.json --plot out.png
+  torchgil compare serve.py:factory --workers 4 -o out.json -o out.png
 """
 
 
 def main(argv: list[str]) -> int:
     """Measure, print the table and the recommendation; 1 where nothing could be measured."""
     options = _parse(argv)
-    needs("psutil", *(["matplotlib"] if options.plot else []))
+    needs("psutil")
     cores = usable_cores()
     workers = options.workers or max(2, cores)
     rows = contenders(workers, cores, quick=options.quick)
@@ -75,8 +75,8 @@ def main(argv: list[str]) -> int:
         return 1
     progress.show("")
     data = document(results, options.factory, workers=workers, in_flight=in_flight, seconds=seconds)
-    failed = save_all(
-        (options.json, lambda path: write_json(path, data)), (options.plot, lambda path: plot(results, path))
+    failed = save_files(
+        options, json=lambda path: write_json(path, data), plot=lambda path: plot(results, path)
     )
     print_all(f"{comparison_table(results)}\n\n{failures(results)}{recommend(results)}", failed)
     return 0 if best(results) and not failed else 1
@@ -92,9 +92,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "factory", nargs="?", default=BUILTIN, metavar="MODULE:FACTORY", help="also FILE.py:FACTORY"
     )
-    count = count_argument(1)
+    count = count_argument(1, 1_000_000)
     parser.add_argument(
-        "--workers", type=count, metavar="K", help="threads and processes (default: usable cores, 2 at least)"
+        "--workers",
+        type=count_argument(1, 4096),
+        metavar="K",
+        help="threads and processes (default: usable cores, 2 at least)",
     )
     parser.add_argument(
         "--in-flight", type=count, metavar="N", help="requests asked for at a time (default: 4 per worker)"
@@ -113,11 +116,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--timeout", type=duration_argument, default=600.0, metavar="S", help="give a visit up (default 600)"
     )
     parser.add_argument("--quick", action="store_true", help="no grid of workers x intra-op threads")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the figures")
-    parser.add_argument("--plot", metavar="FILE", type=output_file, help="draw throughput against memory")
+    add_files(parser, json="write the figures", plot="draw throughput against memory")
     options = parser.parse_args(argv)
+    check_files(parser, options)
     try:
         split(options.factory)
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # a name too long, a current folder that is gone
         parser.error(str(error))
     return options

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from torchgil._files import write_json
-from torchgil.cli import needs
-from torchgil.cli.output import output_file, save_all
+from torchgil.cli.output import add_files, check_files, save_files
 from torchgil.demo import Screen, draw, measure
 
 __all__ = ["main"]
@@ -15,8 +14,8 @@ _EXAMPLES = """\
 examples:
   torchgil demo                         half a minute, on the CPU
   torchgil demo --quick                 ten seconds, rougher figures
-  torchgil demo --plot demo.png         the same, and a picture of it
-  torchgil demo --json demo.json        the figures, for a script
+  torchgil demo -o demo.png             the same, and a picture of it
+  torchgil demo -o demo.json            the figures, for a script
   torchgil demo --device cuda           also queue work on a GPU and wait for it
   torchgil demo | less                  plain text when piped
 """
@@ -24,16 +23,14 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Measures, shows each section when it is ready, writes the files asked for."""
-    options = _parser().parse_args(argv)
-    if options.plot:
-        needs("matplotlib")  # before half a minute of measuring, not after
+    parser = _parser()
+    options = parser.parse_args(argv)
+    check_files(parser, options)
     screen = Screen()
     demo = measure(screen, quick=options.quick, device=options.device).to_dict()
-    files = [("figures", options.json), ("picture", options.plot)]
-    failed = save_all(
-        (options.json, lambda path: write_json(path, demo)), (options.plot, lambda path: draw(demo, path))
-    )
-    for line in failed or [f"{what}: {path}" for what, path in files if path]:
+    failed = save_files(options, json=lambda path: write_json(path, demo), plot=lambda path: draw(demo, path))
+    names = {"json": "figures", "plot": "picture"}
+    for line in failed or [f"{names[kind]}: {path}" for kind, path in options.files]:
         screen.note(line)
     return int(bool(failed))
 
@@ -52,6 +49,5 @@ def _parser() -> argparse.ArgumentParser:
         default="cpu",
         help="an accelerator for section 4; the others are about the CPU (default: cpu)",
     )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every figure to FILE")
-    parser.add_argument("--plot", type=output_file, metavar="FILE", help="draw a picture (needs matplotlib)")
+    add_files(parser, json="write every figure to FILE", plot="draw a picture (needs matplotlib)")
     return parser

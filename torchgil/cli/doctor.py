@@ -6,7 +6,8 @@ import argparse
 import json
 
 from torchgil._files import write_json
-from torchgil.cli.output import output_file, print_all, save_all
+from torchgil._terminal import Progress, slow
+from torchgil.cli.output import add_files, files_of, output_file, print_all, save_files
 from torchgil.doctor import advice, examine, render
 
 __all__ = ["main"]
@@ -14,7 +15,7 @@ __all__ = ["main"]
 _EPILOG = """\
 examples:
   torchgil doctor
-  torchgil doctor --json machine.json
+  torchgil doctor -o machine.json
 
 It takes about a second, and burns one core meanwhile. The exit code is 1 if torchgil, or the half
 of it for the torch that is here, does not work; otherwise 0.
@@ -29,16 +30,15 @@ def main(argv: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--json", metavar="FILE", type=_output, help="write it as JSON as well; - for stdout alone"
-    )
+    add_files(parser, path=_output, json="write it as JSON as well; --json - for stdout alone")
     options = parser.parse_args(argv)
-    facts = examine()
+    with slow("looking", Progress()):
+        facts = examine()
     data = {"format": "torchgil-doctor", "version": 1, **facts, "advice": advice(facts)}
-    if options.json == "-":
-        shown, failed = json.dumps(data, indent=1), []
-    else:
-        shown, failed = render(facts), save_all((options.json, lambda path: write_json(path, data)))
+    alone = "-" in files_of(options, "json")
+    options.files = [file for file in options.files if file != ("json", "-")]
+    shown = json.dumps(data, indent=1) if alone else render(facts)
+    failed = save_files(options, json=lambda path: write_json(path, data))
     print_all(shown, failed)
     unfit = facts["extension_error"] or (facts["torch"] and facts["torch_error"])
     return 1 if unfit or failed else 0

@@ -47,15 +47,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dir", type=Path, default=Path(), help="where to put the folder (here)")
     options = parser.parse_args(argv)
     folder = options.dir / options.name
-    reason = None
-    if options.name and (folder.exists() or folder.is_symlink()):
-        reason = f"{folder} exists already: nothing was written"
-    reason = reason or _unfit(options.name)
-    if reason is None:
-        try:
+    try:
+        if options.name and (folder.exists() or folder.is_symlink()):
+            reason: str | None = f"{folder} exists already: nothing was written"
+        else:
+            reason = _unfit(options.name)
+        if reason is None:
             _write(options.name, folder)
-        except OSError as error:
-            reason = f"{folder} cannot be written: {error}"
+    except OSError as error:
+        reason = f"{folder} cannot be written: {error.strerror or error}"
     if reason is not None:
         print(f"torchgil new: {reason}", file=sys.stderr)
         return 2

@@ -7,32 +7,36 @@ import contextlib
 import sys
 
 from torchgil._formatting import one_line
+from torchgil._terminal import Progress, slow
 from torchgil.cli import script
-from torchgil.cli.output import add_report_files, need_for_report, print_all, save_report
+from torchgil.cli.output import add_report_files, check_files, files_of, print_all, save_report
 from torchgil.cli.streams import Stderr
 
 __all__ = ["main"]
 
 _EPILOG = """\
 examples:
-  torchgil audit --json report.json serve.py     # or report.save_json("report.json")
+  torchgil audit -o report.json serve.py     # or report.save_json("report.json")
   torchgil report report.json
-  torchgil report report.json --top 50 --trace trace.json --plot gil.png --html report.html
+  torchgil report report.json --top 50 -o gil.trace.json -o gil.png -o report.html
 
-A trace.json opens in ui.perfetto.dev and chrome://tracing.
+A .trace.json opens in ui.perfetto.dev and chrome://tracing.
 """
 
 
 def main(argv: list[str]) -> int:
     """Returns 0; 2 where the report cannot be read, and 1 where a file cannot be written."""
-    options = _parser().parse_args(argv)
-    need_for_report(options)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    check_files(parser, options)
     from torchgil.tracing import Report
     from torchgil.tracing._text import render
 
+    progress = Progress()
     try:
-        report = Report.load(options.report)
-        if not report.has_timeline and (options.trace or options.plot):
+        with slow(f"reading {one_line(options.report)}", progress):
+            report = Report.load(options.report)
+        if not report.has_timeline and (files_of(options, "trace") or files_of(options, "plot")):
             raise ValueError(f"{options.report} was saved without its timeline, so there is nothing to draw")
     except (OSError, ValueError) as error:
         why = f"{options.report}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -40,8 +44,10 @@ def main(argv: list[str]) -> int:
         return 2
     with contextlib.suppress(AttributeError, ValueError):  # no stream that has an encoding
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    failed = save_report(report, options)
-    print_all(render(report, top=options.top), failed)
+    with slow("writing", progress):
+        failed = save_report(report, options)
+        rendered = render(report, top=options.top)
+    print_all(rendered, failed)
     return int(bool(failed))
 
 

@@ -250,10 +250,12 @@ def count_argument(low: int, high: int | None = None) -> Callable[[str], int]:
     """An option's whole number, as argparse's ``type``."""
 
     def count(text: str) -> int:
-        number = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None
         if number is None or number < low or (high is not None and number > high):
             upper = "" if high is None else f" to {high}"
-            raise argparse.ArgumentTypeError(f"a whole number from {low}{upper} is expected, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"a whole number from {low}{upper} is expected, got {text[:40]!r}"
+            )
         return number
 
     return count

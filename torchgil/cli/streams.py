@@ -39,14 +39,23 @@ class Stderr:
 
     def print(self, text: str) -> None:
         """Writes a line; where that fails, nothing else does."""
+        self.write(f"{text}\n")
+
+    def write(self, text: str) -> None:
+        """Writes text as it is; where that fails, nothing else does."""
         with contextlib.suppress(OSError, ValueError):
             if self._stream is not None:
-                print(text, file=self._stream, flush=True)
+                print(text, end="", file=self._stream, flush=True)
             elif self._is_ours():
-                data = memoryview(f"{text}\n".encode(self._encoding, "backslashreplace"))
+                data = memoryview(text.encode(self._encoding, "backslashreplace"))
                 with _no_sigpipe():
                     while data:
                         data = data[self._write(data) :]
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks on. Not where a test captures what is written."""
+        return self._is_ours() and os.isatty(self._descriptor)
 
     @property
     def descriptor(self) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgil._files import write_json
 from torchgil.cli import script
-from torchgil.cli.output import output_file, save_all, unlimited
+from torchgil.cli.output import add_files, save_files, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if ended.in_a_fork:
         return ended.leave()
     with unlimited():
-        failed = save_all((options.json, save))
+        failed = save_files(options, json=save)
         stderr.print(f"\n{summary(watchdog.holds, options.threshold)}")
         for line in failed:
             stderr.print(line)
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "no table and no --json then",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was found as JSON")
+    add_files(parser, json="write what was found as JSON")
     parser.add_argument("--fail", action="store_true", help="exit code 3 if something was found, for CI")
     script.add_script_arguments(parser)
     return parser

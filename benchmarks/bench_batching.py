@@ -29,8 +29,7 @@ caller's own core, for the batcher's has just had the other, and a request takes
 
 Unfair: the loops have no queue and no other thread. A larger model makes every batcher look better.
 
-The peers are looked for on PYTHONPATH (pip install --no-deps --target DIR batched async-batcher); one that is
-not there is reported as absent.
+The peers come with the extra torchgil[bench].
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import importlib.util
 import statistics
 import threading
 import time
@@ -358,9 +356,9 @@ def over(results: dict[str, list[Any]], row: str, base: str) -> dict[str, float]
 def parent(options: argparse.Namespace) -> None:
     """The table, and its JSON."""
     count = 5_000 if options.quick else 24_000
-    present = [peer for peer, module in PEERS.items() if importlib.util.find_spec(module)]
-    for peer in PEERS.keys() - present:
-        print(f"{peer}: absent (pip install --no-deps {peer})")
+    peers = harness.versions(*PEERS)
+    harness.stay_where_missing(options, peers)
+    present = [peer for peer, version in peers.items() if version]
     peer_rows = [row for row in PEER_ROWS if row.split()[0] in present and not options.quick]
     names = [*(row for row in ROWS if not options.quick or row in QUICK), *peer_rows, "lone"]
     configurations = {name: {"row": name, "requests": count} for name in names}
@@ -393,7 +391,7 @@ def parent(options: argparse.Namespace) -> None:
     added = [round_["submit_p50_us"] - round_["executor_p50_us"] for round_ in results["lone"]]
     rows[-1]["submit_over_executor_p50_us"] = harness.spread(added)
     print(f"lone request, submit: {statistics.median(added):.0f} us more than the executor's")
-    print(f"wrote {harness.save('batching', rows, options.json)}")
+    print(f"wrote {harness.save('batching', rows, options.json, peers=peers)}")
 
 
 if __name__ == "__main__":

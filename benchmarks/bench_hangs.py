@@ -171,8 +171,10 @@ def _said(text: str, hang: str) -> dict[str, bool]:
 
 def parent(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
+    peers = {**harness.versions("py-spy"), "gdb": _gdb()}
+    harness.stay_where_missing(options, peers)
     for tool in TOOLS:
-        if tool in ("py-spy", "gdb") and not (shutil.which(_command(tool, 0)[0])):
+        if tool in peers and peers[tool] is None:
             print(f"{tool} is not here", file=sys.stderr)
             continue
         found: dict[str, list[dict[str, Any]]] = {hang: [] for hang in HANGS}
@@ -192,7 +194,15 @@ def parent(options: argparse.Namespace) -> None:
                 "asked_to_go_on": len(ended),
             }
         )
-    print(f"written: {harness.save('hangs', rows, options.json)}")
+    print(f"written: {harness.save('hangs', rows, options.json, peers=peers)}")
+
+
+def _gdb() -> str | None:
+    """Its version; None: it is not here."""
+    if not shutil.which("gdb"):
+        return None
+    done = subprocess.run(["gdb", "--version"], capture_output=True, text=True)
+    return done.stdout.splitlines()[0].split()[-1] if done.returncode == 0 else None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

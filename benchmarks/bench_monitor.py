@@ -167,12 +167,12 @@ def _share(load: str, seconds: float) -> dict[str, float]:
 
 
 def parent(options: argparse.Namespace) -> None:
-    import importlib.util
-
     if sys.platform != "linux":
         raise SystemExit("bench_monitor: the CPU time of single threads is read from /proc, which is Linux's")
     seconds = 1 if options.quick else 10
-    watchers = [w for w in WATCHERS if w != "gilknocker" or importlib.util.find_spec("gilknocker")]
+    peers = harness.versions("gilknocker")
+    harness.stay_where_missing(options, peers)
+    watchers = [w for w in WATCHERS if w not in peers or peers[w]]
     loads = LOADS[1:2] if options.quick else LOADS
     configurations = {
         f"{load}: {watcher}": {"question": "cost", "load": load, "watcher": watcher, "seconds": seconds}
@@ -205,9 +205,9 @@ def parent(options: argparse.Namespace) -> None:
             }
         )
     if "gilknocker" not in watchers:
-        why = "not installed: pip install gilknocker"
+        why = "not installed: pip install 'torchgil[bench]'"
         rows.append({"question": "cost", "watcher": "gilknocker", "missing": why})
-    path = harness.save("monitor", rows, options.json)
+    path = harness.save("monitor", rows, options.json, peers=peers)
     for row in rows:
         if "missing" in row:
             print(f"{row['watcher']}: {row['missing']}")

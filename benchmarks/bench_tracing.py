@@ -99,7 +99,17 @@ class _PySpy:
     def start(self) -> None:
         import os
 
-        command = ["py-spy", "record", "--gil", "--rate", "100", "--duration", "60", "--format", "raw"]
+        command = [
+            str(Path(sys.executable).parent / "py-spy"),
+            "record",
+            "--gil",
+            "--rate",
+            "100",
+            "--duration",
+            "60",
+            "--format",
+            "raw",
+        ]
         self._process = subprocess.Popen(
             [*command, "--output", os.devnull, "--pid", str(os.getpid())],
             stdout=subprocess.DEVNULL,
@@ -137,18 +147,6 @@ TOOLS: dict[str, Callable[[], Any]] = {
     "py-spy": _PySpy,
     "gilknocker": _Gilknocker,
 }
-
-
-def _missing(tool: str) -> str | None:
-    """Why a peer cannot be measured here."""
-    import importlib.util
-    import shutil
-
-    if tool == "py-spy" and not shutil.which("py-spy"):
-        return "not installed: pip install py-spy"
-    if tool == "gilknocker" and not importlib.util.find_spec("gilknocker"):
-        return "not installed: pip install gilknocker"
-    return None
 
 
 def _forward() -> Callable[[], Any]:
@@ -294,7 +292,9 @@ def _on_core_s(prefix: str) -> float:
 
 def parent(options: argparse.Namespace) -> None:
     blocks = 1 if options.quick else BLOCKS
-    missing = {tool: why for tool in TOOLS if (why := _missing(tool))}
+    peers = harness.versions("py-spy", "gilknocker")
+    harness.stay_where_missing(options, peers)
+    missing = [tool for tool, version in peers.items() if version is None]
     configurations = {
         tool: {"question": "forward", "tool": tool, "blocks": blocks} for tool in TOOLS if tool not in missing
     }
@@ -326,8 +326,9 @@ def parent(options: argparse.Namespace) -> None:
     for program, rounds in shares.items():
         share = {key: harness.spread([r[key] for r in rounds]) for key in rounds[0]}
         rows.append({"question": "watchdog", "program": program, **share})
-    rows += [{"question": "forward", "tool": tool, "missing": why} for tool, why in missing.items()]
-    path = harness.save("tracing", rows, options.json)
+    why = "not installed: pip install 'torchgil[bench]'"
+    rows += [{"question": "forward", "tool": tool, "missing": why} for tool in missing]
+    path = harness.save("tracing", rows, options.json, peers=peers)
     for row in rows:
         if "ratio" in row:
             r = row["ratio"]

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
 import json
 import multiprocessing
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -32,8 +34,8 @@ RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a tree built in place need not be installed
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+def machine(peers: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """What the figures depend on, and the command line that asked for them."""
     import torch
 
     import torchgil
@@ -57,8 +59,51 @@ def machine() -> dict[str, Any]:
         "torchgil": torchgil.__version__,
         "commit": commit.stdout.strip() or None,
         "date": time.strftime("%Y-%m-%d"),
+        "command": command_line(),
+        **({"peers": dict(peers)} if peers else {}),
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
+
+
+def command_line() -> str:
+    """As it can be given again, from the project's folder: without the paths of this machine."""
+    root = Path(__file__).parent.parent
+
+    def relative(word: str) -> str:
+        path = Path(word)
+        if not path.is_absolute():
+            return word
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+    words = [str(Path(sys.argv[0]).resolve()), *sys.argv[1:]]
+    return shlex.join(["python", *map(relative, words)])
+
+
+def versions(*peers: str) -> dict[str, str | None]:
+    """Of other projects' packages, by their names on PyPI; None: it is not installed."""
+    found: dict[str, str | None] = {}
+    for peer in peers:
+        try:
+            found[peer] = importlib.metadata.version(peer)
+        except importlib.metadata.PackageNotFoundError:
+            found[peer] = None
+    return found
+
+
+def stay_where_missing(
+    options: argparse.Namespace, peers: Mapping[str, str | None], extra: str = "bench"
+) -> None:
+    """Ends the process where a peer is missing, so that results with it are not replaced by some without.
+
+    With --json or --quick, which replace none, all that is here is measured.
+    """
+    missing = [peer for peer, version in peers.items() if version is None]
+    if missing and not options.json:
+        print(
+            f"not measured, and benchmarks/results stays as it is: {', '.join(missing)} missing: "
+            f"pip install 'torchgil[{extra}]', or give --json FILE to measure without"
+        )
+        raise SystemExit(0)
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -179,12 +224,15 @@ def progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def save(name: str, rows: Any, path: str | None = None) -> Path:
-    """Writes benchmarks/results/NAME.json, or `path`."""
+def save(
+    name: str, rows: Any, path: str | None = None, *, peers: Mapping[str, str | None] | None = None
+) -> Path:
+    """Writes benchmarks/results/NAME.json, or `path`, with the versions of the peers that were measured."""
     target = Path(path) if path else RESULTS / f"{name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(
-        json.dumps({"format": FORMAT, "benchmark": name, "machine": machine(), "rows": rows}, indent=1) + "\n"
+        json.dumps({"format": FORMAT, "benchmark": name, "machine": machine(peers), "rows": rows}, indent=1)
+        + "\n"
     )
     return target
 
@@ -202,7 +250,9 @@ def main(
         "--quick", action="store_true", help="one short round of the main rows: to see that it runs"
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="where to write the results (default benchmarks/results/)"
+        "--json",
+        metavar="FILE",
+        help="where to write the results (default benchmarks/results/; with --quick build/bench/)",
     )
     parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
     add_options(parser)
@@ -213,4 +263,8 @@ def main(
         if options.quick:
             global quick
             options.rounds, quick = 1, child
+            script = Path(sys.argv[0])
+            options.json = options.json or str(
+                script.resolve().parents[1] / f"build/bench/{script.stem}.json"
+            )
         parent(options)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import findings_page
+import inline
+import kept
 import pictures
 from budgets import BUDGETS, Budget, Spread, met, number, stable
 from harness import RESULTS
@@ -25,6 +27,10 @@ def main() -> None:
     results = load()
     for path, text in documents(results).items():
         path.write_text(text)
+    for name, result in results.items():
+        if changed := kept.changed_since(name, result):
+            date, command = result["machine"]["date"], kept.command(name, result)
+            print(f"{name}.json is of {date}; changed since: {', '.join(changed)}; anew: {command}")
     images = DOCS / "images"
     pictures.busy(results["forward"]["rows"]["table"]["transformer"], FORWARDS, images / "busy.png")
     pictures.budgets(measure(results), images / "benchmarks.png")
@@ -88,27 +94,29 @@ def measure(results: Mapping[str, Any]) -> list[tuple[Budget, Spread]]:
 
 def documents(results: Mapping[str, Any]) -> dict[Path, str]:
     """Every document that shows figures, as these results have it."""
-    return {
-        DOCS / "benchmarks.md": page(results),
-        ROOT / "README.md": filled(ROOT / "README.md", results),
-        DOCS / "serving.md": filled(DOCS / "serving.md", results),
-        DOCS / "gil_priority.md": filled(DOCS / "gil_priority.md", results),
-        DOCS / "proving.md": filled(DOCS / "proving.md", results),
-        DOCS / "alternatives.md": filled(DOCS / "alternatives.md", results),
-        DOCS / "findings.md": findings_page.filled(
-            (DOCS / "findings.md").read_text(), findings_page.load(), pinned_torch()
-        ),
-    }
+    pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+    found = {path: filled(path.read_text(), results) for path in pages}
+    findings = DOCS / "findings.md"
+    found[findings] = findings_page.filled(found[findings], findings_page.load(), pinned_torch())
+    found[DOCS / "benchmarks.md"] = page(results)
+    return found
 
 
-def filled(path: Path, results: Mapping[str, Any]) -> str:
+def filled(text: str, results: Mapping[str, Any]) -> str:
+    """The text with its tables and its marked figures as these results have them."""
+
     def fill(found: re.Match[str]) -> str:
         name, part = found["name"], found["part"]
-        table = "\n".join(TABLES[name + part](results[name]["rows"]))
-        return f"{found['start']}\n{table}\n{found['end']}"
+        lines = TABLES[name + part](results[name]["rows"])
+        if kept.changed_since(name, results[name]):
+            lines += [
+                "",
+                f"Measured on {results[name]['machine']['date']}; what it measures has changed since.",
+            ]
+        return "\n".join([found["start"], *lines, found["end"]])
 
     between = r"(?P<start><!-- (?P<name>\w+)\.json(?P<part>(: \w+)?) -->)\n.*?(?P<end><!-- end -->)"
-    return re.sub(between, fill, path.read_text(), flags=re.DOTALL)
+    return inline.filled(re.sub(between, fill, text, flags=re.DOTALL), results)
 
 
 TOOLS = {"none": "nothing", "after a trace": "nothing any more, after a trace"}
@@ -121,7 +129,8 @@ def page(results: Mapping[str, Any]) -> str:
         "Made by `python benchmarks/plots.py` from `benchmarks/results/*.json` alone; `make bench` measures",
         "all anew. Each figure is the median of fresh processes, with the extremes; figures compare within",
         "one benchmark's run only. What each benchmark times, and whom that is unfair to, stands at its top.",
-        "Unstable is what some round met and another missed.",
+        "Unstable is what some round met and another missed. Older is what was measured before the last",
+        "change of the code that it measures.",
         "",
         "![each figure against its budget](images/benchmarks.png)",
         "",
@@ -135,22 +144,39 @@ def page(results: Mapping[str, Any]) -> str:
         median = number(figure["median"], budget.unit)
         if median == number(budget.limit, budget.unit) and not met(budget, figure):
             median = f"{figure['median']:.4g}{budget.unit}"
+        words = ["met" if met(budget, figure) else "**missed**"]
+        words += ["unstable"] * (not stable(budget, figure))
+        words += ["older"] * bool(kept.changed_since(budget.benchmark, results[budget.benchmark]))
         cells = [
             budget.what,
             f"{sign} {number(budget.limit, budget.unit)}",
             f"{median}{extremes}",
-            ("met" if met(budget, figure) else "**missed**") + ", unstable" * (not stable(budget, figure)),
+            ", ".join(words),
             f"`bench_{budget.benchmark}.py`",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## A forward of each model, each way", ""]
     lines += forward_tables(results["forward"]["rows"])
-    lines += ["", "## Measured on", ""]
-    lines += [
-        f"- `{name}.json`: {m['cpu']}, {m['usable_cores']} cores, Python {m['python']}, torch {m['torch']}, "
-        f"{m['date']}"
-        for name, m in ((name, result["machine"]) for name, result in results.items())
-    ]
+    lines += ["", "## Measured on", "", "| results | made by | machine | date | |", "|---|---|---|---|---|"]
+    for name, result in results.items():
+        m = result["machine"]
+        peers = [f"{peer} {version}" for peer, version in m.get("peers", {}).items() if version]
+        cells = [
+            f"`{name}.json`",
+            f"`{kept.command(name, result)}`",
+            ", ".join(
+                [
+                    m["cpu"],
+                    f"{m['usable_cores']} cores",
+                    f"Python {m['python']}",
+                    f"torch {m['torch']}",
+                    *peers,
+                ]
+            ),
+            m["date"],
+            kept.OLDER if kept.changed_since(name, result) else "",
+        ]
+        lines.append("|" + "".join(f" {cell} |" if cell else " |" for cell in cells))
     return "\n".join([*lines, ""])
 
 

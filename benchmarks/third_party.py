@@ -298,6 +298,9 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="names of packages to import (default: all)")
     parser.add_argument("--json", metavar="FILE", help="where to write (default results/third_party.json)")
     options = parser.parse_args()
+    if not options.modules:
+        missing = sorted({r.package for r in ROWS if not r.installed})
+        harness.stay_where_missing(options, dict.fromkeys(missing), extra="peers")
     done = []
     for r in ROWS:
         if options.modules and r.module not in options.modules:

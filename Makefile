@@ -10,7 +10,7 @@ export MAX_JOBS
 PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SOURCES := $(shell find csrc torchgil/include -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench bench-quick asan tsan debug stress peers coverage installs matrix wheel docs clean
+.PHONY: demo test lint bench bench-quick asan tsan debug stress peers coverage installs matrix wheel release docs clean
 
 demo: $(VENV)/.built
 	$(BIN)/torchgil demo --plot demo.png
@@ -65,6 +65,9 @@ matrix: # every tried pair of Python and torch, each in a fresh environment: doc
 wheel: $(VENV)/.built # dist/: a wheel for the torch that is there, named for it, and one of the half without torch
 	.ci/wheel $(BIN)/python
 	.ci/wheel $(BIN)/python --without-torch
+
+release: $(VENV)/.built # dist/: sdist and wheels of this commit, checked, each installed and tried; nothing is uploaded
+	.ci/release $(BIN)/python
 
 docs: $(VENV)/.built # build/docs/index.html: the pages of docs/, and the API from the docstrings
 	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs

@@ -264,13 +264,27 @@ def parent(options: argparse.Namespace) -> None:
         }
         for work, way, workers, busy in wanted
     }
+    if options.only:
+        configurations = {
+            name: what for name, what in configurations.items() if any(text in name for text in options.only)
+        }
     rows = []
     for name, results in harness.interleave(__file__, configurations, rounds=options.rounds).items():
         keys = {key: value for key, value in configurations[name].items() if key != "scale"}
         rows.append({**keys, **{k: harness.spread([r[k] for r in results]) for k in results[0]}})
-    path = harness.save("priority", rows, options.json)
     show(rows)
-    print(f"-> {path}")
+    if options.json or not options.only:
+        print(f"-> {harness.save('priority', rows, options.json)}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="TEXT",
+        help="only the rows whose name contains one of these, as in 'eager, priority, 2 beside 1';"
+        " they are printed, and written with --json alone",
+    )
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -294,4 +308,4 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    harness.main(__doc__, child, parent)
+    harness.main(__doc__, child, parent, add_options)

@@ -12,9 +12,16 @@ namespace torchgil::priority {
 /// how long they kept it from those that wanted it. It decides who may ask the
 /// holder to give way before the interpreter's own interval is over: threads
 /// with priority owe what they kept in excess, and none of them asks before it
-/// is paid; once they owe a millisecond, the others ask. So the two sides take
-/// turns however short the windows are, and all threads with priority together
-/// take no more from the others than they leave them.
+/// is paid; once they owe a turn, the others ask. So the two sides take turns
+/// however short the windows are, and all threads with priority together take
+/// no more from the others than they leave them.
+///
+/// A turn is a millisecond where the windows are too short to be handed over:
+/// each switch costs some tens of microseconds. It is a tenth of that where the
+/// windows are long: ops run meanwhile on the other cores, and in a millisecond
+/// all of them would be done, their threads waiting, and the cores idle. No
+/// more than a turn is owed, so what the system takes to give a woken thread a
+/// core, where there are more threads than cores, is not paid for by anybody.
 ///
 /// The GIL is kept from the moment that its holder gives way to one that asked
 /// (nobody runs until that one has woken), or that one of the others finds it
@@ -45,7 +52,7 @@ class Balance {
   int64_t until_owed(int64_t now) {
     look(now);
     keep(now);
-    const int64_t left = at(now) + kMost;
+    const int64_t left = at(now) + turn(now);
     return left < kLeastWait ? 0 : left;
   }
 
@@ -57,6 +64,12 @@ class Balance {
     if (!by_priority && kept_) {
       settle(std::max(left_, changed_)); // all since then was left to them
     }
+  }
+
+  /// A thread with priority lets the GIL go for a window that is long enough to
+  /// be handed over.
+  void begins_long_window(int64_t now) {
+    long_window_ = now;
   }
 
   /// Whether it is counted at all.
@@ -81,18 +94,25 @@ class Balance {
   }
 
  private:
-  // More is neither saved up nor owed, or one long call would be paid for long
-  // after it.
-  static constexpr int64_t kMost = 1'000'000;
+  // No more than one is saved up or owed, or one long call would be paid for
+  // long after it.
+  static constexpr int64_t kTurn = 1'000'000;
+  static constexpr int64_t kTurnOfLongWindows = 100'000;
+  // Windows are long while the last long one is no older than that.
+  static constexpr int64_t kRecent = 200'000;
   // Less is not waited for: the system's timers are 50 us late.
   static constexpr int64_t kLeastWait = 50'000;
   // Two switch intervals in which nobody found the GIL taken by the other side:
   // then no more looks at the clock until somebody does.
   static constexpr int64_t kForgotten = 10'000'000;
 
+  int64_t turn(int64_t now) const {
+    return now - long_window_ < kRecent ? kTurnOfLongWindows : kTurn;
+  }
+
   int64_t at(int64_t now) const {
     const int64_t since = now - changed_;
-    return std::clamp(balance_ + (kept_ ? -since : since), -kMost, kMost);
+    return std::clamp(balance_ + (kept_ ? -since : since), -turn(now), kTurn);
   }
 
   void look(int64_t now) {
@@ -126,6 +146,7 @@ class Balance {
   int64_t changed_ = 0;
   int64_t looked_ = 0; // when one side last found the GIL with the other
   int64_t left_ = 0;   // when a thread with priority last let it go
+  int64_t long_window_ = 0; // when the last one began
 };
 
 } // namespace torchgil::priority

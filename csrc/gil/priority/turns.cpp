@@ -177,10 +177,13 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
 int release(pthread_cond_t* cond) {
   const bool wanted = others_waiting > 0 || Waiter::first;
   const int64_t now = wanted || balance.counts() ? now_ns() : 0;
-  if (wanted && !priority_asked && !others_asked && window.releases() &&
-      window.is_short(now) && (others_waiting == 0 || others_looking > 0)) {
-    balance.released(false, now);
-    return 0;
+  if (wanted && !priority_asked && !others_asked && window.releases()) {
+    if (!window.is_short(now)) {
+      balance.begins_long_window(now);
+    } else if (others_waiting == 0 || others_looking > 0) {
+      balance.released(false, now);
+      return 0;
+    }
   }
   const bool turn_of_others = others_asked && others_waiting > 0;
   Waiter* first = turn_of_others ? nullptr : Waiter::first;

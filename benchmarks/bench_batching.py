@@ -13,13 +13,16 @@ the table answers the same single-row requests on one intra-op thread:
                    switch per request, which batching cannot mend
   asyncio alone    the same 256 and 4,000 tasks await futures that the loop resolves at its next turn: no
                    batcher, no model, no other thread. What more tasks cost by themselves
+  torchgil one thread       one thread submits 4,000, four times what the queue holds, and then collects them; also with
+                   a worker that has priority for the GIL, and without `gc.freeze()`
   batched, async-batcher   the peers, with the same batch size: from the same 256 tasks; from the same two
                    threads, where batched gets a list of 128 requests at once and async-batcher, which has
                    no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that
                    wait. A row that a peer has no call for is not there
 
-Timed: from the first request to the last result, after a warm-up of the same kind and `gc.freeze()`: with
-torch's own objects a full garbage collection takes 80 ms, and some ten thousand requests bring one about.
+Timed: from the first request to the last result, after a warm-up of the same kind and, but for the rows that
+say so, `gc.freeze()`: with torch's own objects a full garbage collection takes 80 ms, and some ten thousand
+requests bring one about.
 Each process times the loop of single calls as well, just before and just after, and the ratio is to that one:
 from one process to the next its rate differs by two on a shared machine. What batches differs less; two such
 rows are compared round by round. The lone request: submit() to result() in turn with direct calls; and so,
@@ -53,6 +56,9 @@ ROWS = [
     "by hand",
     "torchgil threads",
     "torchgil map",
+    "torchgil one thread",
+    "torchgil one thread, not frozen",
+    "torchgil one thread, priority",
     "torchgil asyncio",
     "torchgil asyncio, max_delay=0",
     "torchgil asyncio, copy=False",
@@ -114,9 +120,13 @@ def settle() -> None:
     gc.freeze()
 
 
-def timed_run(run: Callable[[list[Any]], Any], warm: list[Any], timed: list[Any]) -> float:
+def timed_run(
+    run: Callable[[list[Any]], Any], warm: list[Any], timed: list[Any], freeze: bool = True
+) -> float:
     run(warm)
     settle()
+    if not freeze:
+        gc.unfreeze()
     start = time.perf_counter()
     run(timed)
     return len(timed) / (time.perf_counter() - start)
@@ -179,6 +189,23 @@ def through_map(fn: Any, warm: list[Any], timed: list[Any]) -> float:
                 list(batcher.map(requests[i : i + 1024]))
 
         return timed_run(run, warm, timed)
+
+
+def from_one_thread(priority: bool = False, freeze: bool = True) -> Callable[..., float]:
+    def serve(fn: Any, *requests: list[Any]) -> float:
+        import torchgil
+
+        worker = torchgil.ThreadPool(1, intra_op_threads=1, gil_priority=True) if priority else None
+        with torchgil.Batcher(fn, max_batch_size=BATCH, max_delay=0.002, executor=worker) as batcher:
+
+            def run(requests: list[Any]) -> None:
+                for i in range(0, len(requests), 4000):
+                    for future in [batcher.submit(request) for request in requests[i : i + 4000]]:
+                        future.result()
+
+            return timed_run(run, *requests, freeze=freeze)
+
+    return serve
 
 
 async def from_tasks(
@@ -332,6 +359,9 @@ SERVE: dict[str, Callable[..., float]] = {
     "by hand": by_hand,
     "torchgil threads": from_threads(2, 128),
     "torchgil map": through_map,
+    "torchgil one thread": from_one_thread(),
+    "torchgil one thread, not frozen": from_one_thread(freeze=False),
+    "torchgil one thread, priority": from_one_thread(priority=True),
     "torchgil asyncio": from_a_loop(),
     "torchgil asyncio, max_delay=0": from_a_loop(max_delay=0),
     "torchgil asyncio, copy=False": from_a_loop(copy=False),

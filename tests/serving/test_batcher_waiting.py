@@ -162,6 +162,53 @@ def test_a_full_queue_blocks_until_there_is_room_first_come_first_served(held):
         assert [future.result(60) for future in blocked] == [0, 2, 4, 6]
 
 
+@pytest.mark.parametrize(("max_batch_size", "max_queue", "lets_in_at"), [(2, 8, 4), (6, 8, 2), (2, 1, 0)])
+def test_a_full_queue_lets_nobody_in_before_half_of_it_and_a_batch_are_free(
+    max_batch_size, max_queue, lets_in_at
+):
+    """Let in at each free place, a producer takes the GIL from each op of the worker."""
+    queued = []
+
+    def fn(batch):
+        stats = batcher.stats()
+        queued.append((stats.queued, stats.blocked))
+        entered.set()
+        assert gate.wait(60)
+        return batch
+
+    entered, gate = threading.Event(), threading.Event()
+    options = {"max_batch_size": max_batch_size, "max_queue": max_queue, "max_delay": 0}
+    with torchgil.Batcher(fn, **options) as batcher, concurrent.futures.ThreadPoolExecutor(1) as producer:
+        batcher.submit(torch.ones(1))
+        assert entered.wait(60)
+        for _ in range(max_queue):
+            batcher.submit(torch.ones(1))
+        blocked = producer.submit(batcher.submit, torch.ones(1))
+        wait_until(lambda: batcher.stats().blocked == 1)
+        gate.set()
+        blocked.result(60).result(60)
+    before = [queue for queue, waiting in queued[1:] if waiting]
+    after = [queue for queue, waiting in queued[1:] if not waiting]
+    assert all(queue > lets_in_at for queue in before), queued
+    assert after[0] <= lets_in_at + 1, queued  # with the one that waited
+
+
+def test_who_waited_for_long_enough_takes_any_room(held):
+    batcher, fn, _ = held
+    queued = [batcher.submit(torch.zeros(1, 3)) for _ in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(1) as client:
+        blocked = client.submit(batcher.submit, torch.ones(1, 3))
+        wait_until(lambda: batcher.stats().blocked == 1)
+        queued[0].cancel()
+        batcher.stats()  # sweeps
+        assert batcher.stats().blocked == 1
+        (request,) = batcher._dispatcher._queue.blocked
+        batcher._dispatcher.give_up(request)  # as its time-out does
+        assert batcher.stats().blocked == 0
+        fn.gate.set()
+        assert blocked.result(60).result(60).tolist() == [[2.0, 2.0, 2.0]]
+
+
 def test_blocking_ends_with_queue_full_when_time_is_up(held):
     batcher, _, _ = held
     for _ in range(4):

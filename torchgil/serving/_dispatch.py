@@ -132,14 +132,14 @@ class Dispatcher:
 
     @_change
     def give_up(self, request: Request, queued: bool = False) -> None:
-        """End `request` for lateness where it waits for room; with `queued`, in the queue, too."""
+        """End `request` for lateness where there is no room for it; with `queued`, in the queue, too."""
         blocked: list[Request] = []
         late: list[Request] = []
         ended: list[Request] = []
         later(tell_late, blocked, QueueFull)
         later(self._fail, late, ended, "timed_out", RequestTimeout)
         with self._lock:
-            if request.state == "blocked":
+            if request.state == "blocked" and not self._queue.admit(request):
                 self._queue.remove_blocked(request, blocked)
             elif queued and request.state == "queued":
                 self._queue.remove(request, late)

@@ -28,22 +28,27 @@ class RowQueue:
     """Requests grouped by what can be concatenated, counted in requests and in rows; and those that wait for
     room, which get it first come, first served.
 
+    Once the queue is full, nobody is let in until half of it is free, and at least a batch. A producer that
+    is faster than the worker would else be woken for each batch, and then take the GIL from each of its ops.
+
     A caller cancels a request without a word to the queue: that is found when a batch is formed, when room is
     wanted, and by `sweep`.
 
     Args:
         max_batch_rows: Most rows in a batch.
         max_delay_s: A group is due when its oldest request has waited so long, or when it fills a batch.
-        max_requests: Most requests in the queue; when it is full there is nothing left to wait for.
+        max_requests: Most requests in the queue; from when it is full until there is room again, there is
+            nothing left to wait for.
     """
 
     def __init__(self, max_batch_rows: int, max_delay_s: float, max_requests: int) -> None:
         self._max_batch_rows = max_batch_rows
         self._max_delay_s = max_delay_s
         self._max_requests = max_requests
+        self._few_enough = max_requests - min(max_requests, max(max_batch_rows, max_requests // 2))
         self._groups: dict[Any, _Group] = {}
         self._swept = False  # since the last batch
-        self.blocked: deque[Request] = deque()  # there are some only where the queue is full
+        self.blocked: deque[Request] = deque()  # there are some only while the queue is not empty
         self.requests = 0
         self.rows = 0
         self.cancelled = 0  # by their callers, while they were queued
@@ -52,7 +57,7 @@ class RowQueue:
         """Whether another request may come in; what was cancelled makes way once between two batches."""
         if self.requests >= self._max_requests and not (self.blocked or self._swept):
             self.sweep()
-        return self.requests < self._max_requests
+        return self.requests < self._max_requests and not self.blocked  # nobody overtakes those
 
     def push(self, request: Request) -> bool:
         """Append `request`; True where with it a batch became due, without waiting for the delay."""
@@ -88,7 +93,7 @@ class RowQueue:
         Returns:
             Requests of one key in the order they came; none where no group is due, or all that were are late.
         """
-        flush = flush or self.requests >= self._max_requests
+        flush = flush or self.requests >= self._max_requests or bool(self.blocked)  # nothing else can come
         batch: list[Request] = []
         while not (batch or late) and (group := self._oldest_due(now_s, flush)):
             self._swept = False
@@ -120,6 +125,15 @@ class RowQueue:
         group = self._groups[request.key]
         self._out(group, request, into)
         self._let_go(group)
+
+    def admit(self, request: Request) -> bool:
+        """Let one that waits for room in before its turn; False where the queue is full."""
+        if self.requests >= self._max_requests:
+            return False
+        self.push(request)
+        request.let_in()
+        self.blocked.remove(request)
+        return True
 
     def remove_blocked(self, request: Request, into: list[Request]) -> None:
         """Take out one that waits for room."""
@@ -194,6 +208,8 @@ class RowQueue:
         self._let_in()
 
     def _let_in(self) -> None:
+        if self.requests > self._few_enough:
+            return
         while self.blocked and self.requests < self._max_requests:
             request = self.blocked[0]
             if request.future.cancelled():  # its caller waits no more

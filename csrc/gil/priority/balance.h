@@ -99,7 +99,7 @@ class Balance {
   static constexpr int64_t kTurn = 1'000'000;
   static constexpr int64_t kTurnOfLongWindows = 100'000;
   // Windows are long while the last long one is no older than that.
-  static constexpr int64_t kRecent = 200'000;
+  static constexpr int64_t kRecent = 100'000;
   // Less is not waited for: the system's timers are 50 us late.
   static constexpr int64_t kLeastWait = 50'000;
   // Two switch intervals in which nobody found the GIL taken by the other side:

@@ -30,7 +30,7 @@ std::atomic<uint64_t> others_turns{0};
 
 // For so long a thread that comes back from a window leaves the GIL to another
 // with priority, which lets it go at its next op most of the time.
-constexpr int64_t kPatience = 400'000;
+constexpr int64_t kPatience = 200'000;
 // How long a request may bring nothing before it is made again, and how long a
 // thread with priority waits before it looks who has the GIL now. CPython 3.12
 // loses a request that comes just as the holder was given the GIL

@@ -30,8 +30,9 @@ def gil_priority(function: F | None = None, /) -> GilPriority | F:
     It is for threads that are mostly inside ops: a forward, a training step, beside threads that are
     busy in Python. The others pay, for each request costs them a switch; but no more is taken from
     them than is left to them: where threads with priority have kept the GIL for longer than they let
-    others have it they wait for the difference before they ask again, and once it is a millisecond
-    the others ask. Threads with priority wait for each other's next release, 400 us at most.
+    others have it they wait for the difference before they ask again, and once it is a turn the
+    others ask: 0.1 ms, or 1 ms where all releases are short. Threads with priority wait for each
+    other's next release, 200 us at most.
 
     Only the calling thread is changed. Blocks may be nested. As a decorator it is around
     each call of a function, and around each step of a generator or coroutine, so that it never

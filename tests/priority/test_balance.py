@@ -107,6 +107,34 @@ def test_whoever_leaves_more_than_it_takes_owes_nothing():
     assert seen["owed"] <= 0.1 * seen["answers"], seen
 
 
+LONG_HOLDS = """
+with torchgil.gil_priority(): pass  # redirects, while nobody else is there
+def call():
+    held.spin(300e-6)
+    released.spin({window_s})
+"""
+
+
+def test_a_thread_that_never_waits_owes_as_well():
+    """The others were woken by each of its releases, too late, and so never asked: CPython's own rule."""
+
+    def check():
+        seen = beside_the_busy(LONG_HOLDS.format(window_s=0))
+        assert seen["busy"] > 0.3 * (seen["worker"] + seen["busy"]), seen
+
+    once(check)
+
+
+def test_turns_are_short_where_windows_are_long():
+    """In a turn of a millisecond all others' ops would be done, and the cores idle."""
+
+    def check():
+        long, short = (beside_the_busy(LONG_HOLDS.format(window_s=s)) for s in (40e-6, 0))
+        assert long["answers"] / long["busy"] > 1.5 * short["answers"] / short["busy"], (long, short)
+
+    once(check)
+
+
 def test_a_long_hold_is_paid_with_a_millisecond():
     """More is not owed: the next call asks soon, however long the one before kept the GIL."""
 

@@ -66,10 +66,15 @@ class Balance {
     }
   }
 
-  /// A thread with priority lets the GIL go for a window that is long enough to
-  /// be handed over.
-  void begins_long_window(int64_t now) {
-    long_window_ = now;
+  /// A thread with priority lets the GIL go for a window that will be too short
+  /// to be handed over, or not.
+  void begins_window(bool is_short, int64_t now) {
+    if (is_short) {
+      ++short_in_a_row_;
+    } else {
+      short_in_a_row_ = 0;
+      long_window_ = now;
+    }
   }
 
   /// Whether it is counted at all.
@@ -98,8 +103,11 @@ class Balance {
   // long after it.
   static constexpr int64_t kTurn = 1'000'000;
   static constexpr int64_t kTurnOfLongWindows = 100'000;
-  // Windows are long while the last long one is no older than that.
-  static constexpr int64_t kRecent = 100'000;
+  // Windows are long while the last long one is no older than that, and so many
+  // short ones have not come since: ops that only make a view are among those of
+  // any forward.
+  static constexpr int64_t kRecent = 1'000'000;
+  static constexpr uint64_t kInARow = 16;
   // Less is not waited for: the system's timers are 50 us late.
   static constexpr int64_t kLeastWait = 50'000;
   // Two switch intervals in which nobody found the GIL taken by the other side:
@@ -107,7 +115,9 @@ class Balance {
   static constexpr int64_t kForgotten = 10'000'000;
 
   int64_t turn(int64_t now) const {
-    return now - long_window_ < kRecent ? kTurnOfLongWindows : kTurn;
+    const bool are_long =
+        short_in_a_row_ < kInARow && now - long_window_ < kRecent;
+    return are_long ? kTurnOfLongWindows : kTurn;
   }
 
   int64_t at(int64_t now) const {
@@ -147,6 +157,7 @@ class Balance {
   int64_t looked_ = 0; // when one side last found the GIL with the other
   int64_t left_ = 0;   // when a thread with priority last let it go
   int64_t long_window_ = 0; // when the last one began
+  uint64_t short_in_a_row_ = 0;
 };
 
 } // namespace torchgil::priority

@@ -16,15 +16,17 @@
 //   A thread with priority that finds the GIL
 //     with one of the others    waits until nothing is owed, then asks;
 //     with another of its side  waits until that one lets it go. Only after
-//                               400 us does it ask: a thread that is thrown
+//                               200 us does it ask: a thread that is thrown
 //                               out and one that throws it out would lose
 //                               more by the switches than either can gain.
 //                               One that was itself forced to give way asks
 //                               when the interpreter would, or two busy
 //                               threads would do nothing but switch.
 //   One of the others that finds it
-//     with a thread with priority  waits until a millisecond is owed, then
-//                                  asks, or when the interpreter would;
+//     with a thread with priority  waits until a turn is owed (a tenth of a
+//                                  millisecond, or a whole one where windows
+//                                  are short), then asks, or when the
+//                                  interpreter would;
 //     with one of the others       waits as the interpreter has it.
 //   Who asked and has not got it looks again, and asks again, after 1 ms.
 // Threads with priority wait in a line, each at a condition of its own
@@ -49,6 +51,7 @@
 
 #include "priority/priority.h"
 
+#include "cpython/gil_holder.h"
 #include "priority/mark.h"
 #include "priority/turns.h"
 #include "priority/windows.h"
@@ -152,6 +155,9 @@ const char* try_to_redirect() {
   if (!redirect::supported()) {
     return "calls cannot be redirected on this platform: the loaded objects "
            "are not ELF for x86-64 or aarch64";
+  }
+  if (!gil_holder_known()) {
+    return "where the GIL lies is not known of this version of CPython";
   }
   waits.install();
   if (!redirect::could_look()) {

@@ -3,6 +3,7 @@
 #include "priority/turns.h"
 
 #include "clock.h"
+#include "cpython/gil_holder.h"
 #include "cpython/switch_cond.h"
 #include "initial_exec.h"
 #include "priority/balance.h"
@@ -69,13 +70,22 @@ struct Counted {
   int& count;
 };
 
-// The condition that a release of the GIL signals. Of one GIL alone: with
-// several, those of sub-interpreters, there is no line for the others.
-std::atomic<pthread_cond_t*> gil_cond{nullptr};
+// The condition that a release of the GIL signals, once somebody has waited for
+// it. Of the main interpreter's alone: there is no line for those of others.
+std::atomic<const pthread_cond_t*> gil_cond{nullptr};
 
-bool is_known_gil(pthread_cond_t* cond) {
-  pthread_cond_t* known = nullptr;
-  return gil_cond.compare_exchange_strong(known, cond) || known == cond;
+bool is_the_gil(const pthread_cond_t* cond) {
+  const pthread_cond_t* known = gil_cond.load(std::memory_order_relaxed);
+  if (known) {
+    return cond == known;
+  }
+  const GilMemory gil = gil_memory();
+  const auto address = reinterpret_cast<uintptr_t>(cond);
+  if (address < gil.begin || address >= gil.end) {
+    return false;
+  }
+  gil_cond.store(cond, std::memory_order_relaxed);
+  return true;
 }
 
 /// Waits for so many nanoseconds, and then returns as if it were woken for
@@ -163,8 +173,7 @@ int wait_elsewhere(
 
 int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
   const bool has_priority = ends_window || in_block();
-  if (has_priority ? !is_known_gil(cond)
-                   : cond != gil_cond.load(std::memory_order_relaxed)) {
+  if (!is_the_gil(cond)) {
     return has_priority ? wait_elsewhere(cond, mutex, until)
                         : next_wait(cond, mutex, until);
   }
@@ -177,12 +186,14 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
 int release(pthread_cond_t* cond) {
   const bool wanted = others_waiting > 0 || Waiter::first;
   const int64_t now = wanted || balance.counts() ? now_ns() : 0;
-  if (wanted && !priority_asked && !others_asked && window.releases()) {
-    if (!window.is_short(now)) {
-      balance.begins_long_window(now);
-    } else if (others_waiting == 0 || others_looking > 0) {
-      balance.released(false, now);
-      return 0;
+  if (wanted && window.releases()) {
+    balance.begins_window(window.is_short(), now);
+    if (!priority_asked && !others_asked) {
+      window.time(now); // in another one the thread may have lost its core
+      if (window.is_short() && (others_waiting == 0 || others_looking > 0)) {
+        balance.released(false, now);
+        return 0;
+      }
     }
   }
   const bool turn_of_others = others_asked && others_waiting > 0;

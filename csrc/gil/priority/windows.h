@@ -37,12 +37,15 @@ class Window {
     return releasing_;
   }
 
-  /// The window begins now and is timed. Returns whether it will be short, as
-  /// the last ones from its place were.
-  bool is_short(int64_t now) {
+  /// Whether it will be short, as the last ones from its place were.
+  bool is_short() const {
+    return releasing_->load(std::memory_order_relaxed) >= kInARow;
+  }
+
+  /// It begins now and is timed.
+  void time(int64_t now) {
     timed_ = releasing_;
     since_ = now;
-    return releasing_->load(std::memory_order_relaxed) >= kInARow;
   }
 
   /// The thread asks for the GIL again.

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conftest import run_torchgil
+from tests.conftest import run_in_child, run_torchgil
 from torchgil.cli import COMMANDS, main
 
 NOT_A_COUNT = ["", "-1", "0.5", "1e3", "nan", "inf", "x", "0x10", " 3", "9" * 5000, "99999999999999999999"]
@@ -155,6 +155,29 @@ def test_two_dashes_end_the_options_of_every_command(capsys, tmp_path, monkeypat
     assert "'--dir' cannot be imported" in capsys.readouterr().err
     assert main(["--", "--version"]) == 2
     assert "no command '--version'" in capsys.readouterr().err
+
+
+def test_two_dashes_among_a_modules_own_arguments_stay_there(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys; print(sys.argv[1:])")
+    for command in ("audit", "watch", "run --gil-priority"):
+        done = run_torchgil(*command.split(), "-m", "mine", "a", "--", "-b", "--", "c", cwd=tmp_path)
+        assert (done.exit_code, done.stdout) == (0, "['a', '--', '-b', '--', 'c']\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["audit", "report", "watch", "run"])
+def test_an_extension_that_does_not_fit_is_one_line(command):
+    code = f"""
+        import sys, types
+        built_for = types.ModuleType("torchgil._built_for")
+        built_for.TORCH_VERSION, built_for.PYTHON_VERSION = None, "2.7"
+        sys.modules["torchgil._built_for"] = built_for
+        from torchgil.cli import main
+        sys.exit(main([{command!r}, "x"]))
+    """
+    child = run_in_child(code, fresh=True, check=False)
+    assert (child.exit_code, child.stdout) == (2, "")
+    (line,) = child.stderr.splitlines()
+    assert line.startswith(f"torchgil {command}: torchgil was built for Python 2.7 but this is Python")
 
 
 def test_a_name_with_dashes_can_be_run_behind_two_of_them(tmp_path):

@@ -21,7 +21,11 @@ COMMANDS = {
     "demo": "see the GIL released and held, on real tensors",
 }
 
-NEED_TORCH = {"compare", "demo"}
+# What cannot do without an extension, and so says first what is wrong with it; doctor tells of it.
+NEEDS = {
+    **dict.fromkeys(("compare", "demo"), "torchgil.ops"),
+    **dict.fromkeys(("audit", "report", "watch", "run"), "torchgil._gil_half"),
+}
 
 _USAGE = "usage: torchgil [--version] COMMAND [options]"
 
@@ -41,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"torchgil: no command {command!r}\n\n{_help()}", file=sys.stderr)
         return 2
-    if command in NEED_TORCH:
+    if command in NEEDS:
         try:
-            importlib.import_module("torchgil.ops")
+            importlib.import_module(NEEDS[command])
         except ImportError as error:
             print(f"torchgil {command}: {error}", file=sys.stderr)
             return 2

@@ -235,7 +235,10 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The options, after making sure that there is something to run; ends the process where there is not."""
     options = parser.parse_args(argv)
-    if options.script[:1] == ["--"]:  # "no more options of ours", as with other programs
+    if options.module and options.script:  # a "--" among the module's own arguments, where argparse stops
+        options.module += options.script
+        options.script = []
+    elif options.script[:1] == ["--"]:  # "no more options of ours", as with other programs
         del options.script[0]
     if not options.module and not options.script:
         parser.error("a SCRIPT, or -m MODULE, is needed")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 import zlib
-from typing import Any, Literal, assert_type
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 import torchgil
+
+if TYPE_CHECKING:
+    from typing import assert_type  # since Python 3.11
 
 
 def audits() -> None:

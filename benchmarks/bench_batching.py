@@ -13,8 +13,8 @@ the table answers the same single-row requests on one intra-op thread:
                    switch per request, which batching cannot mend
   asyncio alone    the same 256 and 4,000 tasks await futures that the loop resolves at its next turn: no
                    batcher, no model, no other thread. What more tasks cost by themselves
-  torchgil one thread       one thread submits 4,000, four times what the queue holds, and then collects them; also with
-                   a worker that has priority for the GIL, and without `gc.freeze()`
+  torchgil one thread   one thread submits 4,000, four times what the queue holds, and then collects
+                   them; also with a worker that has priority for the GIL, and without `gc.freeze()`
   batched, async-batcher   the peers, with the same batch size: from the same 256 tasks; from the same two
                    threads, where batched gets a list of 128 requests at once and async-batcher, which has
                    no call for threads, 128 coroutines on a loop in a thread; and batched from 32 threads that

@@ -104,8 +104,8 @@ class Balance {
   static constexpr int64_t kTurn = 1'000'000;
   static constexpr int64_t kTurnOfLongWindows = 100'000;
   // Windows are long while the last long one is no older than that, and so many
-  // short ones have not come since: ops that only make a view are among those of
-  // any forward.
+  // short ones have not come since: ops that only make a view are among those
+  // of any forward.
   static constexpr int64_t kRecent = 1'000'000;
   static constexpr uint64_t kInARow = 16;
   // Less is not waited for: the system's timers are 50 us late.
@@ -154,8 +154,8 @@ class Balance {
   bool kept_ = false;   // since changed_; else it is left since then
   int64_t balance_ = 0; // until changed_
   int64_t changed_ = 0;
-  int64_t looked_ = 0; // when one side last found the GIL with the other
-  int64_t left_ = 0;   // when a thread with priority last let it go
+  int64_t looked_ = 0;      // when one side last found the GIL with the other
+  int64_t left_ = 0;        // when a thread with priority last let it go
   int64_t long_window_ = 0; // when the last one began
   uint64_t short_in_a_row_ = 0;
 };

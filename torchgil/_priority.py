@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast, overload
 from torchgil._gil_half import C
 from torchgil._setting import around
 
-__all__ = ["GilPriority", "gil_priority", "priority_unavailable"]
+__all__ = ["GilPriority", "gil_priority", "own_releases_are_seen", "priority_unavailable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,6 +93,17 @@ class GilPriority(C.PriorityBlocks):
 def priority_unavailable() -> str | None:
     """Why :func:`gil_priority` can do nothing here; None where it works."""
     return C.priority_unavailable()
+
+
+def own_releases_are_seen() -> bool:
+    """Whether the interpreter's own releases, as that of ``time.sleep``, are known by its entry points.
+
+    Where it calls these within itself, as one that is linked statically does, a thread that comes back from
+    such a release is known by its wait for the GIL alone, and does not differ from one that was forced to
+    give way.
+    """
+    with gil_priority():
+        return C.priority_sees_own_releases()
 
 
 _enter = C.PriorityBlocks.__enter__

@@ -40,6 +40,11 @@ def test_reports_what_is_so(facts: dict[str, Any]) -> None:
 
 def test_says_whether_priority_can_be_had(facts: dict[str, Any]) -> None:
     assert re.search(r"gil_priority\(\) +works here", doctor.render(facts))
+    ways = {True: "entry points", False: "waits for the GIL alone"}
+    for seen, known_by in ways.items():
+        text = doctor.render({**facts, "gil_priority_sees_own_releases": seen})
+        assert f"time.sleep, sockets, locks: by their {known_by}\n" in text
+    assert facts["gil_priority_sees_own_releases"] in (True, False)
     text = doctor.render({**facts, "gil_priority_unavailable": "the moon is full"})
     assert "does nothing here: the moon is full" in text
 

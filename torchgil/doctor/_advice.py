@@ -74,6 +74,11 @@ def render(facts: dict[str, Any]) -> str:
         lines.append(("", meaning))
         why_not = facts["gil_priority_unavailable"]
         lines.append(("gil_priority()", f"does nothing here: {why_not}" if why_not else "works here"))
+        if not why_not:
+            known_by = (
+                "entry points" if facts["gil_priority_sees_own_releases"] else "waits for the GIL alone"
+            )
+            lines.append(("", f"threads that come back from time.sleep, sockets, locks: by their {known_by}"))
     for name, works in facts["witnesses"].items():
         lines.append(("seen here" if works else "NOT seen here", name))
     lines += [("note", note) for note in facts["notes"]]

@@ -37,16 +37,19 @@ def examine() -> dict[str, Any]:
         "wakeup_p50_s": None,
         "wakeup_p99_s": None,
         "gil_priority_unavailable": None,
+        "gil_priority_sees_own_releases": None,
         "witnesses": {},
         "notes": [],
     }
     try:
-        from torchgil._priority import priority_unavailable
+        from torchgil._priority import own_releases_are_seen, priority_unavailable
         from torchgil._wakeup import wakeup_latency
     except ImportError as error:
         facts["extension_error"] = str(error)
         return facts
     facts["gil_priority_unavailable"] = priority_unavailable()
+    if facts["gil_priority_unavailable"] is None:
+        facts["gil_priority_sees_own_releases"] = own_releases_are_seen()
     latency = wakeup_latency(1000)
     facts.update(wakeup_p50_s=latency.p50_s, wakeup_p99_s=latency.p99_s)
     facts["witnesses"], facts["notes"] = _try_witnesses(gil)

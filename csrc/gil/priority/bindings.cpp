@@ -110,6 +110,7 @@ void register_priority(py::module_& m) {
       py::reinterpret_steal<py::object>(PyType_FromSpec(&blocks));
   m.def("priority_unavailable", &priority::redirect_wait);
   m.def("has_priority", &priority::has_priority);
+  m.def("priority_sees_own_releases", &priority::sees_own_releases);
   m.def("priority_answers", &priority::answers);
   m.def("priority_owed_waits", &priority::owed_waits);
   m.def("priority_turns_of_others", &priority::turns_of_others);

@@ -218,4 +218,8 @@ bool has_priority() {
   return in_block();
 }
 
+bool sees_own_releases() {
+  return entry_points.covers_interpreter("PyEval_RestoreThread");
+}
+
 } // namespace torchgil::priority

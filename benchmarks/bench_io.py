@@ -7,8 +7,7 @@ back through a second one; `asyncio` is how late an event loop comes back from c
 `plain`; `priority`, working threads in a block of gil_priority(); `interval`, sys.setswitchinterval(1e-5),
 which is for every thread of the process.
 
-What is unfair: the busy thread counts in a tight loop, which gives way within nanoseconds when it is asked. A
-Python that is linked statically calls its own entry points past every table, and priority does nothing there.
+What is unfair: the busy thread counts in a tight loop, which gives way within nanoseconds when it is asked.
 """
 
 from __future__ import annotations

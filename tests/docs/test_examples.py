@@ -28,6 +28,15 @@ def test_who_holds_it_names_the_line_and_the_gap_it_made():
     assert "ticker" in printed
 
 
+def test_the_event_loop_example_prints_how_late_it_is_each_way():
+    lines = output_of("event_loop.py").splitlines()
+    assert [re.sub(r" +p50 +\d+\.\d\d ms +p99 +\d+\.\d\d ms$", "", line) for line in lines] == [
+        "alone",
+        "beside a busy thread",
+        "the same, with gil_priority()",
+    ]
+
+
 def test_the_pytest_example_passes_and_its_control_fails_as_expected():
     installed = any(ep.name == "torchgil" for ep in metadata.entry_points(group="pytest11"))
     plugin = [] if installed else ["-p", "torchgil.pytest_plugin"]

@@ -30,13 +30,14 @@ def ask(port, method, path, data=None):
         connection.close()
 
 
-@pytest.fixture
-def server():
+@pytest.fixture(params=[[], ["-m", "torchgil", "run", "--gil-priority"]], ids=["plain", "gil_priority"])
+def server(request):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     search = os.pathsep.join([str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "uvicorn", "asgi_app:app", "--port", str(port), "--lifespan", "on"]
+    uvicorn = ["-m", "uvicorn", "asgi_app:app", "--port", str(port), "--lifespan", "on"]
+    command = [sys.executable, *request.param, *uvicorn]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": search},

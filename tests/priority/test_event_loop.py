@@ -80,7 +80,8 @@ def test_it_comes_back_beside_a_busy_thread_around_the_loop_and_within_it():
     """The interval is a hundred seconds: without priority the busy thread comes to its end first."""
     count = "count = 1_000_000_000\n"
     around = f"{BESIDE}{count}with gil_priority(): asyncio.run(begin())\nprint(*order)"
-    within = f"{BESIDE}{count}async def main():\n with gil_priority(): await begin()\nasyncio.run(main())\nprint(*order)"
+    main = "async def main():\n with gil_priority(): await begin()\n"
+    within = f"{BESIDE}{count}{main}asyncio.run(main())\nprint(*order)"
     for code in (around, within):
         assert run_in_child(code).stdout.split("\n")[0].startswith("the loop"), code
 

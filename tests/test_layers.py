@@ -60,6 +60,8 @@ MAY_SEE_PYTHON = {
 MAY_SEE_PYTHON_STEMS = {
     "csrc/torch/forward/arguments",  # what Python arguments become: a part of the bindings
     "csrc/torch/forward/decode",  # likewise for the instruction list
+    "csrc/torch/forward/graph",  # a call, from Python's arguments to its results
+    "csrc/torch/forward/session",
     "csrc/gil/collections/collections",
     "csrc/gil/collections/paused",
     "csrc/gil/cpython/gil_holder",  # who holds the GIL

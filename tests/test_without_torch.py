@@ -14,7 +14,7 @@ from .conftest import run_in_child
 HIDDEN = "import sys; sys.modules['torch'] = sys.modules['torchgil._torch'] = None\n"
 NEEDS_TORCH = {
     *("released", "held", "adaptive", "Latch", "adaptive_threshold", "set_adaptive_threshold"),
-    *("nogil", "load_package", "ThreadPool", "Batcher", "BatcherClosed", "QueueFull", "Forward"),
+    *("nogil", "load_package", "ThreadPool", "Batcher", "BatcherClosed", "QueueFull", "Forward", "Session"),
 }
 VERSION_1 = Path(__file__).parent / "tracing" / "report_version_1.json"
 NEEDS_NONE = set(torchgil.__all__) - NEEDS_TORCH

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchgil.forward._forward import Forward as Forward
     from torchgil.forward._nogil import nogil as nogil
     from torchgil.forward._package import load_package as load_package
+    from torchgil.forward._session import Session as Session
     from torchgil.ops import Latch as Latch
     from torchgil.ops import adaptive as adaptive
     from torchgil.ops import adaptive_threshold as adaptive_threshold
@@ -58,6 +59,7 @@ _PUBLIC = {
     "nogil": "torchgil.forward._nogil:nogil",
     "load_package": "torchgil.forward._package:load_package",
     "Forward": "torchgil.forward._forward:Forward",
+    "Session": "torchgil.forward._session:Session",
     "get_include": "torchgil._headers:get_include",
     "intra_op_threads": "torchgil._threads:intra_op_threads",
     "gil_priority": "torchgil._priority:gil_priority",

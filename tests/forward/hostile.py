@@ -53,9 +53,26 @@ class Model(nn.Module):
         return {"y": y + 1, "c": c[:1], "t": t.values, "u": y.unbind(1)[0], "e": e, "n": x.shape[0] * 2}
 
 
-def program() -> ExportedProgram:
+class Writes(Model):
+    """The same with buffers that it writes to: in place, through views and from each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(2, 8))
+        self.register_buffer("part", self.sums[1, 2:6])
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, i: Tensor) -> dict[str, Any]:
+        self.sums.index_copy_(0, self.seen.reshape(1) % 2, x[:1])
+        self.part.copy_(self.sums[0, 2:6] + 1)
+        self.sums.view(-1)[::2].add_(x.sum())
+        self.seen.add_(i.shape[0])
+        return {**super().forward(x, i), "sums": self.sums, "part": self.part.sum()}
+
+
+def program(model: type[nn.Module] = Model) -> ExportedProgram:
     sizes = {name: {0: Dim(name, min=2, max=64)} for name in ("x", "i")}
-    return torch.export.export(Model().eval(), ARGUMENTS, dynamic_shapes=sizes)
+    return torch.export.export(model().eval(), ARGUMENTS, dynamic_shapes=sizes)
 
 
 def change_graph(program: ExportedProgram, rng: random.Random) -> None:
@@ -130,19 +147,23 @@ def run(kind: str, count: int) -> None:
     if "SANITIZE" not in os.environ:  # whose shadow is larger
         resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     torch.set_num_threads(1)
-    whole = program()
+    whole = program(Writes if kind == "state" else Model)
     saved = save(whole)
     seen: Counter[str] = Counter()
     for seed in range(count):
         print(f"{kind}, seed {seed}", file=sys.stderr, flush=True)
         rng = random.Random(seed)
         try:
-            if kind == "graph":
+            if kind in ("graph", "state"):
                 other = copy.deepcopy(whole)
                 change_graph(other, rng)
             else:
                 other = load(CHANGES[kind](saved, rng))
-            torchgil.nogil(other)(*ARGUMENTS)
+            call = torchgil.nogil(other)
+            if kind == "state":
+                call = call.session()
+            for _ in range(2):
+                call(*ARGUMENTS)
         except Exception as error:  # any error will do
             seen[type(error).__name__] += 1
         else:

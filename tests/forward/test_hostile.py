@@ -25,7 +25,7 @@ EXAMPLES = int(os.environ.get("TORCHGIL_STRESS_EXAMPLES", "30"))
 RUN = "import sys; from tests.forward.hostile import run; run(sys.argv[1], int(sys.argv[2]))"
 
 
-@pytest.mark.parametrize("kind", ["graph", "text"])
+@pytest.mark.parametrize("kind", ["graph", "state", "text"])
 def test_what_torch_export_did_not_write_is_an_error_or_runs(kind: str) -> None:
     child = run_in_child(RUN, kind, str(EXAMPLES), timeout=280 + EXAMPLES)
     seen = json.loads(child.stdout.splitlines()[-1])

@@ -259,3 +259,8 @@ def test_without_a_compiler_the_error_says_what_to_install() -> None:
     child = run_in_child(code, env={"PATH": "/nonexistent", "CXX": "no-such-compiler"}, check=False)
     assert child.exit_code == 1
     assert "needs a C++ compiler and found none; install g++ or clang++, or name it in CXX" in child.stderr
+
+
+def test_a_package_has_no_sessions_and_says_so(forward: Any) -> None:
+    with pytest.raises(NotImplementedError, match="one copy of its buffers and no sessions"):
+        forward.session()

@@ -8,28 +8,34 @@ import torch
 
 from torchgil._torch_half import C
 from torchgil.forward._inputs import InputPlan
-from torchgil.forward._operands import Constant, Default, Input, Plan, Region, Slot, Weight
+from torchgil.forward._operands import Constant, Default, Input, Plan, Region, Slot, State, Weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torchgil.forward._operands import Instruction, Operand
+    from torchgil.forward._state import Layout
 
 __all__ = ["add_checks", "build", "encode"]
 
 
-def build(plan: Plan, inputs: InputPlan, weights: Sequence[torch.Tensor]) -> Any:
+def build(plan: Plan, inputs: InputPlan, weights: Sequence[torch.Tensor], state: Layout) -> Any:
     """The program, ready to run and never changed again.
 
     Args:
         plan: The instructions.
         inputs: What the arguments must be.
         weights: The tensors of `plan.weights`, in order. Shared, not copied.
+        state: The tensors of `plan.state`, in order.
     """
     graph = C.Graph()
     add_checks(graph, inputs)
     for name, weight in zip(plan.weights, weights, strict=True):
         graph.add_weight(name, weight)
+    for block in state.blocks:
+        graph.add_block(block)
+    for member in state.members:
+        graph.add_state(*member)
     graph.set_code(encode(plan.code))
     graph.set_outputs([_encode(output) for output in plan.outputs if not isinstance(output, Constant)])
     return graph
@@ -83,6 +89,8 @@ def _encode(operand: Operand) -> tuple[str, Any]:
             return ("input", index)
         case Weight(index):
             return ("weight", index)
+        case State(index):
+            return ("state", index)
         case Constant(value):
             return ("constant", value)
         case Default():

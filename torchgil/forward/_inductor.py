@@ -23,6 +23,7 @@ from torchgil.forward._instructions import plan
 from torchgil.forward._machine import devices, target
 from torchgil.forward._manifest import METADATA_KEY, Manifest
 from torchgil.forward._package import PackageForward
+from torchgil.forward._unsupported import refuse
 
 if TYPE_CHECKING:
     import inspect
@@ -57,7 +58,11 @@ def compile_forward(
         NotImplementedError: As for the backend "graph".
         RuntimeError: There is no C++ compiler, or it failed.
     """
-    plan(program)  # what is unsafe between threads is so here too
+    if state := plan(program).state:  # what is unsafe between threads is so here too
+        refuse(
+            f"it writes to {', '.join(map(repr, state))}, and a compiled package has one copy for all calls",
+            "use backend='graph', which has sessions",
+        )
     manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes, signature))
     text = manifest.dumps()
 

@@ -6,6 +6,7 @@ What the program cannot run safely from several threads is refused here, by name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +23,12 @@ from torchgil.forward._operands import (
     Plan,
     Region,
     Slot,
+    State,
     Weight,
     walk,
 )
 from torchgil.forward._slots import Slots
+from torchgil.forward._state import with_aliases
 from torchgil.forward._unsupported import refuse, source_line, well_formed
 
 if TYPE_CHECKING:
@@ -35,11 +38,13 @@ if TYPE_CHECKING:
 __all__ = ["plan"]
 
 
-def plan(program: ExportedProgram) -> Plan:
+def plan(program: ExportedProgram, state: Sequence[str] | None = None) -> Plan:
     """Turn an exported graph into instructions.
 
     Args:
         program: What :func:`torch.export.export` returned.
+        state: The names of the tensors that each session has of its own, where they are known; else they are
+            those that the graph writes to, and what shares memory with one.
 
     Returns:
         The instructions, with every value in a slot of one small frame that is reused after its last use.
@@ -49,8 +54,15 @@ def plan(program: ExportedProgram) -> Plan:
             without Python; the message names the node, its source line and what to do.
         ValueError: A node is not as torch.export writes it; the message names it.
     """
-    lowering = _Lowering(program)
+    if state is None:
+        lowering = _Lowering(program, ())
+        lowering.run()
+        written = lowering.roots.written
+        state = with_aliases(program, written, lowering.weights, lowering.parameters) if written else ()
+    lowering = _Lowering(program, state)
     code, outputs = lowering.run()
+    if unknown := lowering.roots.written - set(state):  # of a saved forward that was changed by hand
+        raise ValueError(f"nogil: the program writes to {', '.join(sorted(unknown))}, not only to its state")
     slots = Slots(lowering.num_values)
     slots.count_uses(code, outputs)
     placed = slots.place(code)
@@ -59,6 +71,7 @@ def plan(program: ExportedProgram) -> Plan:
         outputs=tuple(slots.read(o) for o in outputs),
         num_slots=slots.size,
         weights=tuple(lowering.weights),
+        state=tuple(state),
         ops=tuple(sorted(lowering.ops)),
         count=sum(1 for _ in walk(placed)),
     )
@@ -67,24 +80,30 @@ def plan(program: ExportedProgram) -> Plan:
 class _Lowering:
     """Walks the nodes; values are numbered once each (slots come after, in `Slots`)."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, state: Sequence[str]) -> None:
         self.program = program
+        self.state = {name: State(index) for index, name in enumerate(state)}
         self.weights: list[str] = []
+        self.parameters: list[str] = []
         self.ops: set[tuple[str, str]] = set()
         self.num_values = 0
         self.roots = Roots()
 
     def run(self) -> tuple[list[Instruction | Region], list[Operand]]:
         signature = self.program.graph_signature
+        written_back: set[str] = set()
         for spec in signature.output_specs:
-            if spec.kind is not OutputKind.USER_OUTPUT:
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                written_back.add(str(spec.target))
+            elif spec.kind is not OutputKind.USER_OUTPUT:
                 refuse(
                     f"its output '{spec.arg.name}' is written back to '{spec.target}' "
                     f"({spec.kind.name.lower()})",
-                    "return the new value instead, and keep the state outside the model",
+                    "return the new value instead, or keep the state in buffers",
                 )
         env: dict[Node, Any] = {}
         specs = iter(signature.input_specs)
+        places: dict[str, Weight | State] = {}
         users = 0
         for node in self.program.graph.find_nodes(op="placeholder"):
             spec = next(specs)
@@ -93,18 +112,71 @@ class _Lowering:
                 self.roots.add(env[node], f"the input '{node.name}'")
                 users += 1
             elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-                if not node.users:  # export lists all that the model has
+                name = str(spec.target)
+                if not node.users and name not in written_back:  # export lists all that the model has
                     continue
-                env[node] = Weight(len(self.weights))
-                self.weights.append(str(spec.target))
-                self.roots.add(env[node], f"the {spec.kind.name.lower().replace('_', ' ')} '{spec.target}'")
+                places[name] = env[node] = self._held(name)
+                is_parameter = spec.kind is InputKind.PARAMETER
+                if is_parameter:
+                    self.parameters.append(name)
+                self.roots.add(
+                    env[node],
+                    f"the {spec.kind.name.lower().replace('_', ' ')} '{name}'",
+                    state=None if is_parameter else name,
+                )
             else:
                 refuse(
                     f"its input '{node.name}' is a {spec.kind.name.lower().replace('_', ' ')}",
                     "export a model of tensors and numbers",
                 )
         code: list[Instruction | Region] = []
-        return code, self._graph(self.program.graph_module, env, code)
+        outputs = self._graph(self.program.graph_module, env, code)
+        results: list[Operand] = []
+        new_values: list[tuple[str, Operand]] = []
+        for spec, output in zip(signature.output_specs, outputs, strict=True):
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                new_values.append((str(spec.target), output))
+            else:
+                results.append(output)
+        self._write_back(new_values, places, code)
+        return code, [self._result(output, code) for output in results]
+
+    def _held(self, name: str) -> Weight | State:
+        """Where a parameter, buffer or lifted constant comes from."""
+        if name in self.state:
+            return self.state[name]
+        self.weights.append(name)
+        return Weight(len(self.weights) - 1)
+
+    def _write_back(
+        self,
+        new_values: list[tuple[str, Operand]],
+        places: dict[str, Weight | State],
+        code: list[Instruction | Region],
+    ) -> None:
+        """What a functional graph returns as its buffers' new values is copied into them at the end."""
+        for place, (target, value) in enumerate(new_values):
+            self.roots.written.add(target)
+            if self.roots.sure(value):  # another buffer, say, which is written as well: two that are swapped
+                new_values[place] = (target, self._emit(target, "aten::clone", (value, Default()), code))
+        for target, value in new_values:
+            self._emit(target, "aten::copy_", (places[target], value, Default()), code)
+
+    def _result(self, output: Operand, code: list[Instruction | Region]) -> Operand:
+        """A result that is one of the state's tensors: an alias, so that a user who changes its shape in
+        place (`squeeze_`) does not change the session's."""
+        if any(isinstance(root, State) for root in self.roots.sure(output)):
+            return self._emit("output", "aten::detach", (output,), code)
+        return output
+
+    def _emit(
+        self, name: str, op: str, operands: tuple[Operand, ...], code: list[Instruction | Region]
+    ) -> Operand:
+        """An instruction that no node stands for; its one result."""
+        out = self._value()
+        code.append(Instruction(name, "", op, "", operands, (out,)))
+        self.ops.add((op, ""))
+        return Slot(out)
 
     def _graph(
         self, module: GraphModule, env: dict[Node, Any], code: list[Instruction | Region]
@@ -222,7 +294,7 @@ class _Lowering:
             if any(isinstance(v, torch.fx.Node) for v in value):
                 return [self._operand(v, env) for v in value]
             return Constant(list(value))
-        return value if isinstance(value, (Slot, Input, Weight)) else Constant(value)
+        return value if isinstance(value, (Slot, Input, Weight, State)) else Constant(value)
 
     def _value(self) -> int:
         self.num_values += 1

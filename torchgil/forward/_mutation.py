@@ -1,9 +1,14 @@
-"""What a graph writes to: refused where it is an input or a weight, which all threads share."""
+"""What a graph writes to: refused where it is an input or a parameter, which all threads share.
+
+A buffer or a lifted constant that is written makes the program one with state: each session has its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
+
+import torch
 
 from torchgil.forward._unsupported import refuse
 
@@ -27,6 +32,9 @@ _PERHAPS_VIEWS: Final = frozenset(
     )
 )
 
+# which torch tags as no such
+_RESIZES: Final = frozenset(["aten::resize_as_", "aten::resize_as_sparse_", "aten::rename_"])
+
 
 class Roots:
     """For each value, the inputs and weights whose memory it may share.
@@ -34,18 +42,37 @@ class Roots:
     Schemas annotate views and in-place results, so those are known here. An operator without annotations may
     still hand back its argument (`dropout` in eval mode does): such results are *unsure* and checked when
     they are written.
+
+    Attributes:
+        written: The names of the buffers and lifted constants that are written for sure.
     """
 
     def __init__(self) -> None:
-        self._sure: dict[Any, frozenset[str]] = {}
+        self.written: set[str] = set()
+        self._sure: dict[Any, frozenset[Any]] = {}
         self._unsure: set[Any] = set()
+        self._names: dict[Any, str] = {}
+        self._state: dict[Any, str] = {}
 
-    def add(self, value: Any, name: str) -> None:
-        """An input or weight, by the name errors give it."""
-        self._sure[value] = frozenset([name])
+    def add(self, value: Any, name: str, state: str | None = None) -> None:
+        """An input or weight, by the name errors give it; `state` names a buffer, which may be written."""
+        self._sure[value] = frozenset([value])
+        self._names[value] = name
+        if state is not None:
+            self._state[value] = state
 
-    def sure(self, value: Any) -> frozenset[str]:
-        """Names of the inputs and weights that `value`, an operand, is or is a view of."""
+    def write(self, value: Any) -> str:
+        """Note that `value` is written. What must not be, by the names that errors give it, or ""."""
+        roots = self.sure(value)
+        self.written |= {self._state[root] for root in roots if root in self._state}
+        return " and ".join(sorted(self._names[root] for root in roots if root not in self._state))
+
+    def name(self, value: Any) -> str:
+        """What `value` is or is a view of, by the names that errors give it, or ""."""
+        return " and ".join(sorted(self._names[root] for root in self.sure(value)))
+
+    def sure(self, value: Any) -> frozenset[Any]:
+        """The inputs and weights that `value`, an operand, is or is a view of."""
         return frozenset().union(*(self._sure.get(v, frozenset()) for v in _flat(value)))
 
     def unsure(self, value: Any) -> bool:
@@ -86,7 +113,7 @@ class Roots:
 
 
 def check_call(node: Node, op: Any, operands: tuple[Any, ...], roots: Roots) -> tuple[int, ...]:
-    """Refuse an operator that writes to an input or a weight, or that trains.
+    """Refuse an operator that writes to an input or a parameter, or that trains.
 
     Args:
         node: The call.
@@ -104,11 +131,17 @@ def check_call(node: Node, op: Any, operands: tuple[Any, ...], roots: Roots) -> 
     for place, (argument, operand) in enumerate(zip(op._schema.arguments, operands, strict=True)):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
-        if names := roots.sure(operand):
+        if names := roots.write(operand):
             refuse(
-                f"it writes to {' and '.join(sorted(names))}, a data race between threads",
+                f"it writes to {names}, a data race between threads",
                 "write the model so that it returns the new value (x = x + 1, not x += 1); if a "
                 "layer does so in training mode, call model.eval() before the export",
+                node,
+            )
+        if (torch.Tag.inplace_view in op.tags or op._schema.name in _RESIZES) and roots.sure(operand):
+            refuse(
+                f"it changes the shape or the memory of {roots.name(operand)}, not its values",
+                "keep both as they are, and write values (copy_, index_copy_)",
                 node,
             )
         if roots.unsure(operand):

@@ -20,6 +20,8 @@ from torchgil.forward._instructions import plan
 from torchgil.forward._machine import devices
 from torchgil.forward._operands import Constant, Plan
 from torchgil.forward._options import check_cache_dir, check_dynamic_shapes, check_runners
+from torchgil.forward._session import Session
+from torchgil.forward._state import Layout, lay_out
 from torchgil.forward._structure import Arguments, Results, to_pickle
 from torchgil.forward._weights import Watch, weight_of
 
@@ -48,6 +50,11 @@ def nogil(
     follow, and must not happen during one; where a weight, or a module on the way to it, was replaced
     (`model.weight = ...`, `model.half()`, an adapter), a call raises a RuntimeError that says to build again.
 
+    A model that writes to its buffers, such as a decoder with its key-value cache, has state: two threads
+    would write at once. A call of it raises a RuntimeError; its method ``session()`` returns a
+    :class:`torchgil.Session`, with copies of what is written, that is called instead. Any number of sessions
+    may be called at the same time. They start with the values that the buffers have now.
+
     Args:
         model: A module in eval mode, exported here with :func:`torch.export.export`; or what that returned.
         args: Example positional arguments for a module: shapes, dtypes and devices are taken from them. An
@@ -67,10 +74,12 @@ def nogil(
             after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
     Returns:
-        A :class:`torchgil.Forward`: call it with the model's arguments.
+        A :class:`torchgil.Forward`: call it with the model's arguments, or of a model with state the sessions
+        that it makes.
 
     Raises:
         NotImplementedError: The graph cannot be run so; the message names the node, its line and what to do.
+            It writes to an argument or a parameter, or is to be compiled and writes to a buffer.
         TypeError: An argument of this function is of another type; the message names it.
         ValueError: An argument of this function does not fit the others, an exported program was exported
             with one tensor for two arguments, or its graph was changed so that it is none any more; the
@@ -128,6 +137,7 @@ class GraphForward(Forward):
         python_ops: Operators whose kernel on the program's devices is Python: they take the GIL back while
             they run.
         backend: ``"graph"``.
+        state_names: The buffers and lifted constants that it writes to: what each session has of its own.
     """
 
     backend: Literal["graph"] = "graph"
@@ -140,15 +150,18 @@ class GraphForward(Forward):
         signature: inspect.Signature | None = None,
         model: nn.Module | None = None,
         gil_priority: bool = True,
+        state: Layout | None = None,
     ) -> None:
         self.exported_program = program
-        self._plan: Plan = plan(program)
+        self._plan: Plan = plan(program, None if state is None else state.targets)
+        self._state = lay_out(program, self._plan.state) if state is None else state
+        self.state_names = tuple(member.name for member in self._state.members)
         self._inputs: InputPlan = plan_inputs(program, dynamic_shapes, signature)
         self._dynamic_shapes = dynamic_shapes
         self._signature = signature
         weights = {name: weight_of(program, name) for name in self._plan.weights}
         self._watch = Watch(model, weights) if model is not None else None
-        self._graph = build(self._plan, self._inputs, list(weights.values()))
+        self._graph = build(self._plan, self._inputs, list(weights.values()), self._state)
         self._graph.gil_priority = gil_priority and priority_unavailable() is None
         self._run = self._graph.run
         in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
@@ -171,6 +184,9 @@ class GraphForward(Forward):
             self._watch.check()
         return self._unflatten(self._run(self._flatten(args, kwargs)))
 
+    def session(self) -> Session:
+        return Session(self)
+
     def __repr__(self) -> str:
         inputs = ", ".join(map(_describe_leaf(self._inputs), self._inputs.leaves))
         dynamic = ", ".join(
@@ -179,7 +195,7 @@ class GraphForward(Forward):
         )
         return (
             f"torchgil.nogil(inputs=({inputs}), dynamic=({dynamic}), instructions={self._plan.count}, "
-            f"backend={self.backend!r})"
+            f"backend={self.backend!r}{f', state={self.state_names}' if self.state_names else ''})"
         )
 
     def __copy__(self) -> GraphForward:
@@ -188,21 +204,37 @@ class GraphForward(Forward):
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphForward:
         # With the signature's own defaults, which never change and need not be pickled.
         shapes = copy.deepcopy(self._dynamic_shapes, memo)
-        return _load(save(self.exported_program), shapes, self._signature, self._graph.gil_priority)
+        return _load(
+            save(self.exported_program), shapes, self._signature, self._graph.gil_priority, self._state
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         signature = self._signature and to_pickle(self._signature)
         return (
             _load,
-            (save(self.exported_program), self._dynamic_shapes, signature, self._graph.gil_priority),
+            (
+                save(self.exported_program),
+                self._dynamic_shapes,
+                signature,
+                self._graph.gil_priority,
+                self._state,
+            ),
         )
 
 
 def _load(
-    data: bytes, dynamic_shapes: Any, signature: inspect.Signature | None, gil_priority: bool
+    data: bytes,
+    dynamic_shapes: Any,
+    signature: inspect.Signature | None,
+    gil_priority: bool,
+    state: Layout | None = None,  # none in what an earlier version pickled
 ) -> GraphForward:
     return GraphForward(
-        load(data), dynamic_shapes=dynamic_shapes, signature=signature, gil_priority=gil_priority
+        load(data),
+        dynamic_shapes=dynamic_shapes,
+        signature=signature,
+        gil_priority=gil_priority,
+        state=state,
     )
 
 

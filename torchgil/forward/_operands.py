@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Region",
     "Slot",
+    "State",
     "Weight",
     "walk",
 ]
@@ -43,6 +44,13 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """A buffer or lifted constant that is written, by its place in :attr:`Plan.state`."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Constant:
     """A Python value the graph holds; converted once, by the type the operator's schema gives it."""
 
@@ -54,7 +62,7 @@ class Default:
     """The schema's own default."""
 
 
-Operand: TypeAlias = "Slot | Input | Weight | Constant | Default | list[Operand]"
+Operand: TypeAlias = "Slot | Input | Weight | State | Constant | Default | list[Operand]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,7 @@ class Plan:
         code: The instructions in order.
         num_slots: The size of one call's frame.
         weights: The names of parameters, buffers and lifted constants, in the order :class:`Weight` counts.
+        state: The names of buffers and lifted constants that are written, in the order :class:`State` counts.
         outputs: The flattened outputs in order.
         ops: The operators used, as ``(name, overload)``, each once.
         count: How many instructions there are, those inside regions included.
@@ -111,6 +120,7 @@ class Plan:
     code: tuple[Instruction | Region, ...]
     num_slots: int
     weights: tuple[str, ...]
+    state: tuple[str, ...]
     outputs: tuple[Operand, ...]
     ops: tuple[tuple[str, str], ...]
     count: int

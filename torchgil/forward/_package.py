@@ -10,7 +10,7 @@ import tempfile
 import weakref
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.utils._pytree as pytree
@@ -170,6 +170,12 @@ class PackageForward(Forward):
                     f"load_package: {name} is {tensor.layout}, and a package takes dense tensors"
                 )
         return [tensor for _, tensor in found]
+
+    def session(self) -> NoReturn:
+        raise NotImplementedError(
+            "load_package: a compiled package has one copy of its buffers and no sessions; use nogil with "
+            "backend='graph'"
+        )
 
     def __repr__(self) -> str:
         checked = "checked" if self.checked else "unchecked"

@@ -146,7 +146,7 @@ Arguments::Values Arguments::check(const py::sequence& flat) const {
   }
   if (!guards_.empty()) {
     const Instruction* current = nullptr;
-    guards_.run(values, current);
+    guards_.run(values, {}, current);
   }
   return values;
 }

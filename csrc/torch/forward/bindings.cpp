@@ -1,13 +1,11 @@
 // csrc/torch/forward/bindings.cpp: Python's way into programs and packages.
 #include "arguments.h"
 #include "constants.h"
-#include "decode.h"
-#include "numbers.h"
+#include "graph.h"
 #include "package.h"
 #include "priority_window.h"
-#include "program.h"
+#include "session.h"
 
-#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <exception>
@@ -20,105 +18,6 @@ namespace torchgil::forward {
 namespace {
 
 namespace py = pybind11;
-using c10::IValue;
-
-// How often this thread's calls have released the GIL: the tests' witness.
-thread_local int64_t releases = 0;
-
-void add_note(py::error_already_set& error, const std::string& text) {
-  if (py::hasattr(error.value(), "add_note")) { // Python 3.11
-    error.value().attr("add_note")(text);
-  }
-}
-
-void set_python_error(const NumberError& error) {
-  using Kind = NumberError::Kind;
-  PyErr_SetString(
-      error.kind() == Kind::kZeroDivision   ? PyExc_ZeroDivisionError
-          : error.kind() == Kind::kOverflow ? PyExc_OverflowError
-                                            : PyExc_ValueError,
-      error.what());
-}
-
-/// Runs `body`; what it raises says with `note()` where.
-template <class Body, class Note>
-void with_note(const Body& body, const Note& note) {
-  try {
-    body();
-  } catch (c10::Error& error) {
-    error.add_context(note());
-    throw;
-  } catch (python_error& error) {
-    error.restore();
-    py::error_already_set raised;
-    add_note(raised, note());
-    throw raised;
-  } catch (const NumberError& error) {
-    set_python_error(error);
-    py::error_already_set raised;
-    add_note(raised, note());
-    throw raised;
-  } catch (py::error_already_set& error) {
-    add_note(error, note());
-    throw;
-  }
-}
-
-/// An exported graph with its checks.
-class Graph : public Arguments {
- public:
-  uint32_t add_weight(std::string name, const at::Tensor& weight) {
-    return program_.add_weight(std::move(name), weight);
-  }
-
-  void set_code(const py::list& code) {
-    std::string node = "the graph";
-    program_.set_code({}); // nothing runs of what is refused
-    with_note(
-        [&] { program_.set_code(decode_code(code, program_, node)); },
-        [&] { return "while nogil read " + node; });
-  }
-
-  void set_outputs(const py::list& encoded) {
-    std::vector<Operand> outputs;
-    for (const auto output : encoded) {
-      outputs.push_back(decode_operand(output, nullptr, program_));
-    }
-    program_.set_outputs(std::move(outputs));
-  }
-
-  py::list run(const py::sequence& flat) const;
-
-  bool gil_priority = false;
-
- private:
-  Program program_;
-};
-
-// GIL: held on entry, released once while the graph runs.
-py::list Graph::run(const py::sequence& flat) const {
-  // Kept until the GIL is back: the last C++ reference to a tensor that Python
-  // knows must not be dropped without it.
-  const auto inputs = check(flat);
-  std::vector<IValue> results;
-  const Instruction* current = nullptr;
-  with_note(
-      [&] {
-        const PriorityWindow window(gil_priority);
-        ++releases;
-        results = program_.run(inputs, current);
-        // no Python objects above, but for ops whose kernel is Python
-      },
-      [&] {
-        return current == nullptr ? "in nogil"
-                                  : "while nogil ran " + current->title();
-      });
-  py::list outputs(results.size());
-  for (size_t i = 0; i < results.size(); ++i) {
-    outputs[i] = to_python(results[i]);
-  }
-  return outputs;
-}
 
 /// An AOTInductor package with what is known of its arguments.
 class PackageBinding : public Arguments {
@@ -171,7 +70,6 @@ class PackageBinding : public Arguments {
     std::vector<at::Tensor> results;
     {
       const PriorityWindow window(gil_priority);
-      ++releases;
       results = package_->run(inputs);
     }
     py::list outputs(results.size());
@@ -205,8 +103,40 @@ void register_bindings(py::module_& m) {
       .def("add_weight", &Graph::add_weight)
       .def("set_code", &Graph::set_code)
       .def("set_outputs", &Graph::set_outputs)
-      .def("run", &Graph::run)
+      .def(
+          "add_block",
+          [](Graph& graph, at::Tensor bytes) {
+            return graph.layout.add_block(std::move(bytes));
+          },
+          py::arg("bytes"))
+      .def(
+          "add_state",
+          &Graph::add_state,
+          py::arg("name"),
+          py::arg("block"),
+          py::arg("offset"),
+          py::arg("dtype"),
+          py::arg("sizes"),
+          py::arg("strides"),
+          py::arg("requires_grad"))
+      .def(
+          "run",
+          py::overload_cast<const py::sequence&>(&Graph::run, py::const_))
       .def_readwrite("gil_priority", &Graph::gil_priority);
+  py::class_<Session>(m, "Session")
+      .def(
+          py::init<const Graph&, Session*>(),
+          py::arg("graph"),
+          py::arg("source") = nullptr,
+          py::keep_alive<1, 2>())
+      .def("run", &Session::run)
+      .def("reset", &Session::reset)
+      .def("close", &Session::close)
+      .def("tensors", &Session::tensors)
+      .def("write", &Session::write, py::arg("values"))
+      .def("save", &Session::save)
+      .def("load", &Session::load, py::arg("blocks"))
+      .def("after_fork", &Session::after_fork);
   py::class_<PackageBinding, Arguments>(m, "Package")
       .def(py::init<std::string, std::string, size_t>())
       .def("set_formats", &PackageBinding::set_formats)

@@ -79,6 +79,9 @@ Operand decode_operand(
   if (kind == "input") {
     return {Operand::Kind::kInput, index(), coerce};
   }
+  if (kind == "state") {
+    return {Operand::Kind::kState, index()};
+  }
   if (kind == "weight") {
     return {Operand::Kind::kConstant, program.weight(index())};
   }

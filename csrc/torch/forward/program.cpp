@@ -85,6 +85,7 @@ IValue coerced(IValue value, Operand::Coerce coerce) {
 
 struct Program::Frame {
   c10::ArrayRef<IValue> inputs;
+  c10::ArrayRef<IValue> state;
   std::vector<IValue> slots;
   torch::jit::Stack stack;
   const Instruction*& current;
@@ -137,6 +138,9 @@ void Program::check(const Operand& operand, Live& live) {
     case Operand::Kind::kInput:
       num_inputs_ = std::max(num_inputs_, size_t{operand.index} + 1);
       break;
+    case Operand::Kind::kState:
+      num_state_ = std::max(num_state_, size_t{operand.index} + 1);
+      break;
     case Operand::Kind::kConstant:
       TORCH_INTERNAL_ASSERT(operand.index < constants_.size());
       break;
@@ -179,7 +183,8 @@ void Program::check(const Code& code, Live& live) {
 void Program::set_code(Code code) {
   code_.clear(); // nothing runs of what is refused
   outputs_.clear();
-  num_slots_ = num_inputs_ = 0;
+  num_slots_ = 0;
+  num_inputs_ = num_state_ = 0;
   size_t results = 0;
   count_slots(code, results);
   TORCH_CHECK_VALUE( // else one number would take all memory
@@ -209,6 +214,8 @@ IValue Program::read(const Operand& operand, Frame& frame) const {
       return constants_[operand.index];
     case Operand::Kind::kList:
       return build_list(operand.index, frame);
+    case Operand::Kind::kState:
+      return frame.state[operand.index];
   }
   TORCH_INTERNAL_ASSERT(false, "unknown operand");
 }
@@ -225,7 +232,7 @@ IValue Program::build_list(uint32_t index, Frame& frame) const {
 
 IValue Program::fold(uint32_t list) const {
   const Instruction* current = nullptr;
-  Frame frame{{}, {}, {}, current};
+  Frame frame{{}, {}, {}, {}, current};
   return build_list(list, frame);
 }
 
@@ -309,11 +316,14 @@ void Program::execute(const Code& code, Frame& frame) const {
 }
 
 std::vector<IValue> Program::run(
-    c10::ArrayRef<IValue> inputs, const Instruction*& current) const {
+    c10::ArrayRef<IValue> inputs,
+    c10::ArrayRef<IValue> state,
+    const Instruction*& current) const {
   TORCH_CHECK_VALUE(inputs.size() >= num_inputs_, "too few inputs");
+  TORCH_CHECK_VALUE(state.size() >= num_state_, "too little state");
   const c10::InferenceMode inference_mode;
   weights_.check();
-  Frame frame{inputs, std::vector<IValue>(num_slots_), {}, current};
+  Frame frame{inputs, state, std::vector<IValue>(num_slots_), {}, current};
   frame.stack.reserve(16); // batch_norm takes nine, attention seven
   execute(code_, frame);
   std::vector<IValue> results;

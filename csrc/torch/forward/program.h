@@ -25,6 +25,7 @@ struct Operand {
     kInput,    // the caller's argument
     kConstant, // weights too
     kList,     // built from operands at each call
+    kState,    // a tensor of the session, which the program writes to
   };
   /// What a number from a slot becomes where the schema wants something else.
   enum class Coerce : uint8_t { kNone, kInt, kDouble, kTensor };
@@ -102,9 +103,13 @@ class Program {
   /// Runs the graph under inference mode.
   /// GIL: not needed. The caller keeps `inputs` until it holds the GIL again:
   /// dropping the last C++ reference to a tensor that Python knows asks for it.
-  /// `current` is the instruction being run, for the error that comes out.
+  /// `state` are the tensors that only this call may write to, and read, until
+  /// it is over. `current` is the instruction being run, for the error that
+  /// comes out.
   std::vector<c10::IValue> run(
-      c10::ArrayRef<c10::IValue> inputs, const Instruction*& current) const;
+      c10::ArrayRef<c10::IValue> inputs,
+      c10::ArrayRef<c10::IValue> state,
+      const Instruction*& current) const;
 
  private:
   struct Frame;
@@ -128,7 +133,8 @@ class Program {
 
   uint32_t num_slots_ = 0;
   size_t num_inputs_ = 0; // that are read
-  Live live_;             // at the end of the code
+  size_t num_state_ = 0;
+  Live live_; // at the end of the code
   std::vector<c10::IValue> constants_;
   std::vector<List> lists_;
   Weights weights_;

@@ -266,6 +266,10 @@ def test_the_command_line_without_and_with_a_command():
     assert "no command 'no-such-command'" in wrong.stderr
 
 
+def test_the_changes_of_this_version_have_a_section():
+    assert f"\n## [{torchgil.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_the_torch_pin_stands_in_one_place():
     tracked = subprocess.run(
         ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False

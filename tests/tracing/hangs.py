@@ -8,7 +8,7 @@ import textwrap
 from tests.conftest import Child, run_in_child
 
 # What a child begins with. `until_told` holds the GIL in a read, until another process writes.
-BEGIN = """
+BEGIN = '''
 import contextlib, ctypes, gc, os, subprocess, sys, threading, time
 import torchgil
 from torchgil import held
@@ -22,13 +22,23 @@ def until_told(seconds):
     teller.wait()
     os.close(reader), os.close(writer)
 
+def full_pipe():
+    """The end to write to of a pipe that nobody reads; it is a wait from now on."""
+    writer = os.pipe()[1]
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    return writer
+
 def wanting():
     while True:
         time.sleep(0.01)
 
 def watched(seconds, **options):
     return torchgil.Watchdog(hang=seconds, on_hold=lambda hold: None, on_hang=lambda hang: None, **options)
-"""
+'''
 
 
 def child(code: str, timeout: float = 60, check: bool = True) -> Child:

@@ -89,8 +89,10 @@ def test_the_native_code_that_it_sleeps_in_is_told() -> None:
             print([os.path.basename(path).split(".")[0] for path in hang.objects])
     """)
     ours, foreign, runs = done.stdout.splitlines()
-    assert (ours, runs) == ("['_torch']", "[]")
-    # What an earlier call left on the stack can end the search before it is at the last of them.
+    # What an earlier call left on the stack can be found behind it, and can end the search before it has come
+    # to the last of them.
+    assert ours.startswith("['_torch'")
+    assert runs == "[]"
     assert "'libffi'" in foreign or "'_ctypes'" in foreign
     assert re.search(
         r"^  native code on its stack, the innermost first: /.*/_torch\..*so$", told(done)[0], re.MULTILINE
@@ -206,14 +208,7 @@ def test_a_file_is_appended_to_and_a_descriptor_is_left_open(tmp_path: Path) -> 
 def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
     done = child(
         """
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        try:
-            while True:
-                os.write(writer, b"x" * 4096)
-        except BlockingIOError:
-            os.set_blocking(writer, True)
-        with watched(0.1, hang_output=writer, exit_after=0.3):
+        with watched(0.1, hang_output=full_pipe(), exit_after=0.3):
             held.sleep(30)
     """,
         check=False,
@@ -364,31 +359,6 @@ def test_a_fork_leaves_the_child_none_and_the_parent_its_own() -> None:
     """)
     assert done.stdout.splitlines() == ["11", "2"]
     assert sum("is stuck" in part for part in told(done)) >= 2
-
-
-def test_two_watchdogs_and_a_monitor_share_one_thread_that_looks() -> None:
-    done = child("""
-        def looking():
-            names = []
-            for task in os.listdir("/proc/self/task"):
-                with contextlib.suppress(OSError):  # it ended just now
-                    names.append(open(f"/proc/self/task/{task}/comm").read().strip())
-            return names.count("torchgil-look")
-        null = os.open(os.devnull, os.O_WRONLY)
-        first, second = watched(0.1, hang_output=null), watched(0.2, hang_output=null)
-        with first, torchgil.GilMonitor() as monitor:
-            with second:
-                time.sleep(0.1)
-                print(looking())
-                held.sleep(0.4)
-            held.sleep(0.4)
-            print(looking())
-        end = time.monotonic() + 10
-        while looking() and time.monotonic() < end:  # the system lists it for a moment after it was joined
-            time.sleep(0.01)
-        print(looking(), len(first.hangs), len(second.hangs), monitor.stats().held_share > 0.5)
-    """)
-    assert done.stdout.splitlines() == ["1", "1", "0 2 1 True"]
 
 
 def test_none_switches_it_off() -> None:

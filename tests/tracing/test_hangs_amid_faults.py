@@ -136,6 +136,16 @@ with torchgil.Watchdog(hang=0.1, on_hold=id, on_hang=id, hang_output=null) as do
     )
 
 
+def test_what_one_waits_for_a_stuck_reader_is_no_stop_of_the_process_to_another() -> None:
+    done = child("""
+        null = os.open(os.devnull, os.O_WRONLY)
+        with watched(1.0, hang_output=full_pipe()), watched(0.4, hang_output=null) as other:
+            held.sleep(3.5)  # it waits from 1 s to 3 s, and then after 4 s
+        print(other.hangs[0].duration_s > 3, other.hangs[0].duration_s)
+    """)
+    assert done.stdout.startswith("True"), done
+
+
 @linux
 def test_a_broken_pipe_ends_no_process_that_has_sigpipe_as_it_was() -> None:
     child("""

@@ -16,7 +16,7 @@ LONG_S = 0.03
 # It knocks all the time, so that Python code gives way every few milliseconds in both accounts.
 GAP_S = 0.002
 # What the watchdog promises to meet (its docstring).
-CERTAIN_S = LONG_S + 2.1 * GAP_S
+CERTAIN_S = 1.1 * LONG_S + 2 * GAP_S
 # By so much one account may be later than the other.
 LATE_S = 0.005
 

@@ -65,7 +65,7 @@ class Watchdog(Background["_Session"]):
     microseconds. It never reports a call that released the GIL, however long, nor
     Python code that runs for long but gives way.
 
-    A hold is met for certain if it is longer than ``threshold + 2.1 * mean_gap``; one
+    A hold is met for certain if it is longer than ``1.1 * threshold + 2 * mean_gap``; one
     that is just over the threshold is met now and then. Python code that calls nothing
     slow, but whose thread the operating system takes off its core, is not a hold.
     A thread that ends right after a hold can be gone before anybody looked, rarely where the main thread is

@@ -120,10 +120,11 @@ class HoldLog {
   }
 
   /// The waiting ended. The last hold lasted until now, unless the looks had
-  /// become so rare that one cannot say. `self` has the GIL now.
+  /// become so rare that one cannot say: two are two periods apart at most, if
+  /// none is late. `self` has the GIL now.
   std::vector<Hold> finish(
       const void* self, uint64_t switches, Clock::time_point now) {
-    if (now - current_.last <= 2 * look_period_) {
+    if (now - current_.last <= 3 * look_period_) {
       current_.last = now;
     }
     // The holder itself may be the one that calls this, as the main thread is.

@@ -2,6 +2,7 @@
 #include "watch/looker.h"
 
 #include "native_thread.h"
+#include "watch/stops.h"
 
 #include <pthread.h>
 
@@ -11,13 +12,21 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 
 namespace torchgil::looker {
 namespace {
 
 struct Entry {
   LookClient* client;
-  Clock::time_point due;
+  NextLook next;
+  Clock::duration stopped{}; // of the time since its last look
+
+  /// It takes no other moment than its own.
+  bool is_strict() const {
+    return next.early == Clock::duration::zero() &&
+        next.late == Clock::duration::zero();
+  }
 };
 
 /// The thread, and who wants its looks.
@@ -26,7 +35,7 @@ class Looker {
   void add(LookClient& client, Clock::time_point first) {
     std::lock_guard changing(changing_);
     std::lock_guard lock(mutex_);
-    entries_.push_back({&client, first});
+    entries_.push_back({&client, {first}});
     if (thread_.joinable()) {
       wake_.notify_one();
       return;
@@ -61,28 +70,61 @@ class Looker {
     name_this_thread("torchgil-look");
     std::unique_lock lock(mutex_);
     while (!entries_.empty()) {
-      const auto next = std::min_element(
-          entries_.begin(), entries_.end(), [](const auto& a, const auto& b) {
-            return a.due < b.due;
-          });
-      auto now = Clock::now();
-      if (next->due > now) {
-        // Whoever is added or removed wakes it. Not until kNever, which the
-        // system's clock cannot say. A copy: the entry may be gone when the
-        // wait ends, and the moment is looked at again then.
-        const Clock::time_point until = std::min(next->due, now + kLongest);
-        wake_.wait_until(lock, until);
+      Clock::time_point next = kNever;
+      for (const Entry& entry : entries_) {
+        next = std::min(next, waking_moment(entry));
+      }
+      const auto now = Clock::now();
+      if (next > now) {
+        // Not until kNever, which the system's clock cannot say.
+        sleep(lock, now, std::min(next, now + kLongest));
         continue;
       }
       for (Entry& entry : entries_) {
-        try {
-          entry.due = &entry == &*next
-              ? entry.client->look(now)
-              : entry.client->look_along(now, entry.due);
-        } catch (const std::bad_alloc&) {
-          entry.due = now + kWithoutMemory;
+        if (entry.next.due - entry.next.early <= now) {
+          call(entry, now);
         }
       }
+    }
+  }
+
+  /// Or until somebody is added or removed.
+  void sleep(
+      std::unique_lock<std::mutex>& lock,
+      Clock::time_point now,
+      Clock::time_point until) {
+    try {
+      stops_.falls_asleep(now);
+      wake_.wait_until(lock, until);
+      const auto stopped = stops_.woke_up(until);
+      for (Entry& entry : entries_) {
+        entry.stopped += stopped;
+      }
+    } catch (const std::bad_alloc&) { // a stop is missed, if there was one
+    }
+  }
+
+  /// Its own moment, or a later one that will do, at which the thread wakes in
+  /// any case.
+  Clock::time_point waking_moment(const Entry& entry) const {
+    Clock::time_point moment = entry.next.due + entry.next.late;
+    bool shared = false;
+    for (const Entry& other : entries_) {
+      if (other.is_strict() && other.next.due >= entry.next.due &&
+          other.next.due <= moment) {
+        moment = other.next.due;
+        shared = true;
+      }
+    }
+    return shared ? moment : entry.next.due;
+  }
+
+  static void call(Entry& entry, Clock::time_point now) {
+    const auto stopped = std::exchange(entry.stopped, {});
+    try {
+      entry.next = entry.client->look(now, stopped);
+    } catch (const std::bad_alloc&) {
+      entry.next = {now + kWithoutMemory};
     }
   }
 
@@ -95,6 +137,7 @@ class Looker {
   std::mutex mutex_;    // of what follows
   std::condition_variable wake_;
   std::list<Entry> entries_;
+  Stops stops_;
   std::thread thread_; // only who has `changing_` starts or joins it
 };
 

@@ -6,6 +6,15 @@
 
 namespace torchgil {
 
+/// When a client is to look next. A look of somebody else's that comes by so
+/// much before or after that moment will do as well: the thread need not wake
+/// twice.
+struct NextLook {
+  Clock::time_point due;
+  Clock::duration early{};
+  Clock::duration late{};
+};
+
 /// Who wants looks. Called by the looker's thread alone, with its lock held:
 /// between two calls it may be removed. GIL: never held, and must not be asked
 /// for.
@@ -13,15 +22,9 @@ class LookClient {
  public:
   virtual ~LookClient() = default;
 
-  /// The moment that it wanted has come. Returns the next one.
-  virtual Clock::time_point look(Clock::time_point now) = 0;
-
-  /// Somebody else's moment has come, which `due`, its own, need not be any
-  /// more. Returns the next one.
-  virtual Clock::time_point look_along(
-      Clock::time_point now, Clock::time_point due) {
-    return due;
-  }
+  /// It is time to look. For `stopped` of the time since its last look the
+  /// whole process stood still (stops.h).
+  virtual NextLook look(Clock::time_point now, Clock::duration stopped) = 0;
 };
 
 namespace looker {

@@ -43,10 +43,10 @@ Clock::time_point Monitor::next_look(Clock::time_point now) {
 }
 
 // GIL: never held, never asked for.
-Clock::time_point Monitor::look(Clock::time_point now) {
+NextLook Monitor::look(Clock::time_point now, Clock::duration stopped) {
   std::lock_guard lock(mutex_);
   if (stopping_) {
-    return looker::kNever;
+    return {looker::kNever};
   }
   ++count_;
   Look look{now, nullptr, false};
@@ -66,7 +66,7 @@ Clock::time_point Monitor::look(Clock::time_point now) {
     }
     oldest_ = (oldest_ + 1) % kept_;
   }
-  return next_look(now);
+  return {next_look(now)};
 }
 
 Monitor::Counts Monitor::take() {

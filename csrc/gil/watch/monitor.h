@@ -70,7 +70,7 @@ class Monitor : private LookClient {
     bool collecting;
   };
 
-  Clock::time_point look(Clock::time_point now) override;
+  NextLook look(Clock::time_point now, Clock::duration stopped) override;
   Clock::time_point next_look(Clock::time_point now);
 
   const Clock::duration interval_;

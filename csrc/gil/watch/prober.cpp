@@ -59,8 +59,7 @@ Prober::Prober(
       knocked_(std::move(knocked)),
       log_(settings.threshold, settings.look_period),
       main_look_(std::make_unique<MainLook>([this] { report_holds(); })),
-      hangs_(settings.hangs, known),
-      stops_(settings.look_period) {
+      hangs_(settings.hangs, known) {
   {
     SignalsBlocked blocked;
     knocker_ = std::thread(&Prober::knock, this);
@@ -111,63 +110,65 @@ Clock::duration Prober::holding() const {
 }
 
 // GIL: never held, never asked for.
-Clock::time_point Prober::look(Clock::time_point now) {
+NextLook Prober::look(Clock::time_point now, Clock::duration stopped) {
   std::unique_lock lock(mutex_);
   if (interpreter_is_finalizing()) {
-    return looker::kNever; // it takes apart what is looked at
+    return {looker::kNever}; // it takes apart what is looked at
   }
   if (waiting_) {
+    stopped_ += stopped;
     look_while_waiting(lock);
-    return Clock::now() + settings_.look_period;
+    return while_waiting();
   }
   if (waited_) { // until a moment ago
     waited_ = false;
     if (told_) {
       tell_end_of_hang(lock);
     }
-    return now + random_gap();
+    return after_random_gap(now);
   }
   return look_at_rest(now);
 }
 
-// What others look at comes at random, too: while nobody holds the GIL theirs
-// will do, for as long as there is one within the longest gap. Where somebody
-// does, a look at a time of its own follows: with others' looks as well, a busy
-// thread would be asked for the GIL twice as often.
-Clock::time_point Prober::look_along(
-    Clock::time_point now, Clock::time_point due) {
-  std::lock_guard lock(mutex_);
-  if (waiting_ || waited_ || before_ != nullptr ||
-      interpreter_is_finalizing() || gil_holder() != nullptr) {
-    return due;
-  }
-  return now + kLongestGap * settings_.mean_gap;
-}
-
 // Random gaps cannot fall into step with the program. They are cut off, so that
-// a hold that is longer than the longest is met for certain.
-Clock::duration Prober::random_gap() {
-  std::exponential_distribution<double> gap(1.0);
-  return std::chrono::duration_cast<Clock::duration>(
-      std::min<double>(gap(random_), kLongestGap) * settings_.mean_gap);
+// a hold that is longer than the longest is met for certain. A monitor's looks
+// come at random, too. Of those every 5 ms, one lies in the room left here in
+// 99 of 100 cases, and the gap stays as long on average: a busy thread is not
+// asked for the GIL more often.
+NextLook Prober::after_random_gap(Clock::time_point now) {
+  std::exponential_distribution<double> distribution(1.0);
+  const Clock::duration longest = kLongestGap * settings_.mean_gap;
+  const auto gap = std::min(
+      std::chrono::duration_cast<Clock::duration>(
+          distribution(random_) * settings_.mean_gap),
+      longest);
+  return {now + gap, gap / 3, longest - gap};
 }
 
-// Where somebody holds the GIL, the second look comes soon.
-Clock::time_point Prober::look_at_rest(Clock::time_point now) {
+NextLook Prober::while_waiting() const {
+  const Clock::duration period = settings_.look_period;
+  return {Clock::now() + period, period, period};
+}
+
+// Where somebody holds the GIL, the second look comes soon; not at once, for
+// then many a short hold would be met twice.
+NextLook Prober::look_at_rest(Clock::time_point now) {
   const void* holder = gil_holder();
   const void* before = std::exchange(before_, holder);
   if (holder == nullptr) {
-    return now + random_gap();
+    return after_random_gap(now);
   }
   if (holder == before) {
     log_.begin(holder, gil_switches(), Clock::now());
-    stops_.begin_again();
+    stopped_ = {};
     ++knocks_;
     waiting_ = waited_ = true;
     before_ = nullptr;
     wake_knocker_.notify_one();
+    return while_waiting();
   }
-  return Clock::now() + settings_.look_period;
+  const Clock::duration period = settings_.look_period;
+  return {Clock::now() + period, period / 2, period};
 }
 
 void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
@@ -176,7 +177,7 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
   if (switches != gil_switches()) {
     return; // it goes from hand to hand: the next look is soon
   }
-  log_.see(holder, switches, Clock::now(), stops_.since_last());
+  log_.see(holder, switches, Clock::now(), std::exchange(stopped_, {}));
   if (told_ && log_.current().hang == told_) {
     told_length_ = log_.current().length();
   } else if (told_) {
@@ -194,11 +195,9 @@ void Prober::look_while_waiting(std::unique_lock<std::mutex>& lock) {
     if (waiting_) {
       log_.set_queued_times(std::move(times));
     }
-    stops_.begin_again();
   }
   if (waiting_ && hangs_.due(log_.current())) {
     look_at_hang(lock, switches);
-    stops_.begin_again();
   }
 }
 
@@ -225,7 +224,6 @@ void Prober::tell_end_of_hang(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   hangs_.tell_end(*ended, told_length_);
   lock.lock();
-  stops_.begin_again();
 }
 
 // GIL: asked for once per knock, held for microseconds, or while reporting; and

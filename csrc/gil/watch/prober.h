@@ -15,7 +15,6 @@
 #include "watch/known_threads.h"
 #include "watch/looker.h"
 #include "watch/main_look.h"
-#include "watch/stops.h"
 
 namespace torchgil {
 
@@ -77,11 +76,10 @@ class Prober : private LookClient {
   Clock::duration holding() const;
 
  private:
-  Clock::time_point look(Clock::time_point now) override;
-  Clock::time_point look_along(
-      Clock::time_point now, Clock::time_point due) override;
-  Clock::duration random_gap();
-  Clock::time_point look_at_rest(Clock::time_point now);
+  NextLook look(Clock::time_point now, Clock::duration stopped) override;
+  NextLook after_random_gap(Clock::time_point now);
+  NextLook while_waiting() const;
+  NextLook look_at_rest(Clock::time_point now);
   void look_while_waiting(std::unique_lock<std::mutex>& lock);
   void look_at_hang(std::unique_lock<std::mutex>& lock, uint64_t switches);
   void tell_end_of_hang(std::unique_lock<std::mutex>& lock);
@@ -110,7 +108,7 @@ class Prober : private LookClient {
   const void* before_ = nullptr; // who held the GIL at the last look
   bool waited_ =
       false; // the knocker waits for the GIL, or did at the last look
-  Stops stops_;
+  Clock::duration stopped_{}; // since the last look that the log has seen
   std::shared_ptr<const Hang> told_; // and has not been told to have ended
   Clock::duration told_length_{};
 

@@ -3,15 +3,13 @@
 
 #include <time.h>
 
-#include <utility>
-
 #include "clock.h"
 #include "os_thread.h"
 #include "watch/run_queue.h"
 
 namespace torchgil {
 
-/// A thread that looks once in each period, and is late by far, did not run:
+/// A thread that sleeps until a moment, and wakes up late by far, did not run:
 /// because it waited for a core, of which the kernel keeps count, or because
 /// nothing in the process ran. A signal or a debugger has stopped it then, or
 /// the machine stood still. Nobody has held the GIL in that time. Where the
@@ -19,32 +17,26 @@ namespace torchgil {
 /// take one core away.
 class Stops {
  public:
-  explicit Stops(Clock::duration period) : period_(period) {}
-
-  /// What of the time since the call before was such a stop.
-  Clock::duration since_last() {
-    const auto now = Clock::now();
-    const auto gap = now - std::exchange(last_, now);
-    const auto used = used_time();
-    const auto used_in_gap = used - std::exchange(used_, used);
-    if (gap < kLate + period_) {
-      note_queued_time(now);
-      return {};
+  void falls_asleep(Clock::time_point now) {
+    used_ = used_time();
+    // Now and then, for it takes 10 us: what this thread waited for a core
+    // before it was late is to be taken for little.
+    if (now - noted_ > kLate) {
+      noted_ = now;
+      queued_ = queued_time(this_native_id());
     }
-    const auto before = queued_;
-    noted_ = {};
-    note_queued_time(now);
-    const auto stopped = gap - period_ - (queued_ - before);
-    return used_in_gap < gap / 10 && stopped > kLate ? stopped
-                                                     : Clock::duration{};
   }
 
-  /// The thread did something else until now. To be called before the first
-  /// since_last(), in the same thread.
-  void begin_again() {
-    last_ = Clock::now();
-    used_ = used_time();
-    note_queued_time(last_);
+  /// It was to sleep until then, or for less. What of the time since was such a
+  /// stop.
+  Clock::duration woke_up(Clock::time_point until) {
+    const auto late = Clock::now() - until;
+    if (late < kLate || used_time() - used_ >= late / 10) {
+      return {};
+    }
+    const auto stopped = late - (queued_time(this_native_id()) - queued_);
+    noted_ = {};
+    return stopped > kLate ? stopped : Clock::duration{};
   }
 
  private:
@@ -58,17 +50,6 @@ class Stops {
         std::chrono::nanoseconds(used.tv_nsec);
   }
 
-  /// Now and then, for it takes 10 us: what this thread waited for a core
-  /// before it was late is to be taken for little.
-  void note_queued_time(Clock::time_point now) {
-    if (now - noted_ > kLate) {
-      noted_ = now;
-      queued_ = queued_time(this_native_id());
-    }
-  }
-
-  const Clock::duration period_;
-  Clock::time_point last_{};
   Clock::time_point noted_{}; // when `queued_` was
   Clock::duration used_{};
   std::chrono::nanoseconds queued_{};

@@ -63,6 +63,10 @@ def test_a_test_in_which_the_gil_is_stuck_fails_and_the_run_goes_on(run, options
     assert len(stuck) == 3
     assert "the GIL was stuck (--gil-hang): another held the GIL for" in text
     assert re.search(r"in test_too_long: held\.sleep\(2\.6\)", text)
+    # No frame of pytest's own, but of a thread all that there are.
+    assert not re.search(r'^  File ".*/(_pytest|pluggy|xdist|execnet)/', text, re.MULTILINE)
+    assert len(re.findall(r'^  File ".*", line \d+, in (test_too_long|slow)$', text, re.MULTILINE)) == 2
+    assert re.search(r'^  File ".*threading\.py", line \d+, in _bootstrap$', text, re.MULTILINE)
     assert "by itself" in text
     assert "The GIL was stuck" in text
     assert result.stderr.str().count("the GIL is stuck:") >= 5

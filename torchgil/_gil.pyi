@@ -56,11 +56,13 @@ def trace_forget() -> None: ...
 
 # Duration, queued, thread's name and ident, exact, frames, and collections: how many, their time, the longest
 # one's, its generation.
-_LongHold = tuple[float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int]]
+_LongHold = tuple[
+    float, float, str, int, bool, list[tuple[str, int, str]], tuple[int, float, float, int], bool
+]
 
 # A long hold, what its thread did, of each thread that waited its name, ident and frames, and the shared
 # objects on the native stack.
-_Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]], list[str]]
+_Hang = tuple[_LongHold, str, list[tuple[str, int, list[tuple[str, int, str]]]] | None, list[str]]
 
 class Prober:
     """Finds who holds the GIL long, from two native threads, one of which all watchers share."""

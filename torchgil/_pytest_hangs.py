@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Generator
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from traceback import FrameSummary
+
     from torchgil.watching import Hang, Watchdog
 
 __all__ = ["HangGuard", "seconds_of"]
@@ -84,12 +87,26 @@ class HangGuard:
 
 
 def _fail(report: pytest.TestReport, hangs: list[Hang]) -> None:
-    text = "\n".join(hang.format().rstrip() for hang in hangs)
+    text = "\n".join(_below_pytest(hang).format().rstrip() for hang in hangs)
     if report.outcome == "failed" or hasattr(report, "wasxfail"):
         report.sections.append(("The GIL was stuck", text))
     else:
         report.outcome = "failed"
         report.longrepr = f"the GIL was stuck (--gil-hang): {text}"
+
+
+def _below_pytest(hang: Hang) -> Hang:
+    waiting = tuple(dataclasses.replace(each, stack=_cut(each.stack)) for each in hang.waiting)
+    return dataclasses.replace(hang, stack=_cut(hang.stack), waiting=waiting)
+
+
+def _cut(stack: tuple[FrameSummary, ...]) -> tuple[FrameSummary, ...]:
+    """Without the some thirty frames that lead to a test or a fixture; all where pytest itself hangs."""
+    runners = tuple(f"{os.sep}{name}{os.sep}" for name in ("_pytest", "pluggy", "xdist", "execnet"))
+    is_runners = [any(name in frame.filename for name in runners) for frame in stack]
+    with contextlib.suppress(ValueError):  # another thread's, or pytest's own
+        return stack[is_runners.index(False, is_runners.index(True)) :]
+    return stack
 
 
 def _stderr() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_in_child
+from tests.conftest import Child, run_in_child
 from tests.support.compiling import needs_compiler
 from tests.tracing.hangs import child, told
 
@@ -32,8 +32,8 @@ if "LD_PRELOAD" not in os.environ:
 """
 
 
-def with_library(library: str, code: str) -> None:
-    run_in_child(WITH_LIBRARY.format(library=library, code=code), timeout=60, fresh=True)
+def with_library(library: str, code: str) -> Child:
+    return run_in_child(WITH_LIBRARY.format(library=library, code=code), timeout=60, fresh=True)
 
 
 @linux
@@ -134,6 +134,68 @@ with torchgil.Watchdog(hang=0.1, on_hold=id, on_hang=id, hang_output=null) as do
     assert len(dog.hangs) == found + 1
 """,
     )
+
+
+@linux
+@needs_compiler
+def test_where_the_system_does_not_list_threads_who_waits_is_said_to_be_unknown(tmp_path: Path) -> None:
+    library = compiled(
+        tmp_path,
+        """
+        #include <dirent.h>
+        #include <dlfcn.h>
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <stdarg.h>
+        #include <string.h>
+        static int is_gone(const char* path) {
+          errno = ENOENT;
+          return strncmp(path, "/proc/self/task", 15) == 0;
+        }
+        #define OPEN(name) \\
+          int name(const char* path, int flags, ...) { \\
+            va_list rest; \\
+            va_start(rest, flags); \\
+            int mode = va_arg(rest, int); \\
+            int (*next)(const char*, int, ...) = dlsym(RTLD_NEXT, #name); \\
+            return is_gone(path) ? -1 : next(path, flags, mode); \\
+          }
+        OPEN(open)
+        OPEN(open64)
+        DIR* opendir(const char* path) {
+          DIR* (*next)(const char*) = dlsym(RTLD_NEXT, "opendir");
+          return is_gone(path) ? NULL : next(path);
+        }
+        """,
+    )
+    done = with_library(
+        library,
+        """
+import ctypes, threading, time, torchgil
+def wanting():
+    while not stop.wait(0.001):
+        pass
+stop = threading.Event()
+waiter = threading.Thread(target=wanting)
+waiter.start()
+with torchgil.Watchdog(hang=0.1, on_hold=id, on_hang=id) as watchdog:
+    ctypes.PyDLL(None).poll(None, 0, 150)
+    time.sleep(0.02)
+stop.set()
+waiter.join()
+(hang,) = watchdog.hangs
+print(hang.waiting_known, hang.waiting, hang.deadlocked, hang.function)
+print(str(hang).rpartition("; ")[2])
+""",
+    )
+    assert (
+        "  it is not known to run or to sleep; whether other threads wait for the GIL is not known\n"
+        in told(done)[0]
+    )
+    assert done.stdout.splitlines() == [
+        "False () False <module>",
+        "whether other threads waited for the GIL is not known",
+    ]
 
 
 def test_what_one_waits_for_a_stuck_reader_is_no_stop_of_the_process_to_another() -> None:

@@ -112,6 +112,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "examples:\n  torchgil watch" in out
     assert "--threshold TIME" in out
+    assert "nor the file of --json can be written: what is left is the report" in out
 
 
 def test_summary_counts_by_line_and_sorts_by_sum() -> None:
@@ -143,6 +144,19 @@ def test_a_hang_is_told_of_while_it_goes_on_and_stands_in_the_file(tmp_path: Pat
     assert (hang["lineno"], hang["state"], hang["waiting"]) == (5, "sleeps in clock_nanosleep", [])
 
 
+def test_reports_of_hangs_may_go_to_a_file_which_exit_after_leaves_behind(path: Path, tmp_path: Path) -> None:
+    path.write_text("import os\nfrom torchgil import held\nos.chdir('/')\nheld.sleep(100)\n")
+    written = tmp_path / "hangs"
+    done = watch("--hang", "200ms", "--exit-after", "500ms", "--hang-output", written, path)
+    assert (done.exit_code, done.stderr) == (70, ""), done
+    text = written.read_text()
+    assert text.startswith("torchgil: the GIL is stuck: MainThread")
+    assert f'    File "{path}", line 4, in <module>' in text
+    assert text.endswith(
+        "torchgil: this process ends with exit code 70, since the GIL was held for so long\n"
+    )
+
+
 def test_exit_after_ends_the_process(path: Path) -> None:
     path.write_text("from torchgil import held\nheld.sleep(100)\n")
     done = watch("--hang", "200ms", "--exit-after", "500ms", path)
@@ -152,7 +166,10 @@ def test_exit_after_ends_the_process(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("options", [["--hang", "1ms"], ["--exit-after", "5s"], ["--hang", "x"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--hang", "1ms"], ["--exit-after", "5s"], ["--hang", "x"], ["--hang-output", "/no/such/folder/file"]],
+)
 def test_a_wrong_time_is_an_error_of_usage(path: Path, options: list[str]) -> None:
     done = watch(*options, path)
     assert done.exit_code == 2

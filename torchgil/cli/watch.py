@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgil._files import write_json
 from torchgil.cli import script
-from torchgil.cli.output import add_files, save_files, unlimited
+from torchgil.cli.output import add_files, output_file, save_files, unlimited
 from torchgil.cli.streams import Stderr
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ The script's output, exit code and exceptions are its own; what is found goes to
 Calls that release the GIL, and Python code, which gives way by itself, are never named.
 A hold that lasts longer than --hang is reported while it goes on, with the stacks of the
 thread that holds the GIL and of those that wait for it, and again after 2, 4, 8 times as long.
+Where --exit-after ends the process, no Python code can run any more, and so neither the table
+nor the file of --json can be written: what is left is the report, which --hang-output keeps.
 """
 
 
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
             hang=options.hang,
             on_hang=lambda hang: None,  # it was told of already
             exit_after=options.exit_after,
-            hang_output=stderr.descriptor,
+            hang_output=options.hang_output or stderr.descriptor,
         )
     except ValueError as error:
         parser.error(str(error))
@@ -89,14 +91,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         type=script.duration_argument,
         default=10.0,
-        help="report a hold that is longer while it goes on, on stderr (default 10s)",
+        help="report a hold that is longer while it goes on (default 10s)",
+    )
+    parser.add_argument(
+        "--hang-output",
+        metavar="FILE",
+        type=output_file,
+        help="append these reports to a file (default: stderr)",
     )
     parser.add_argument(
         "--exit-after",
         metavar="TIME",
         type=script.duration_argument,
-        help="end the process, with exit code 70, where one hold lasts so long (at least --hang); "
-        "no table and no --json then",
+        help="end the process, with exit code 70, where one hold lasts so long (at least --hang)",
     )
     parser.add_argument("--stacks", action="store_true", help="show the whole stack of each")
     add_files(parser, json="write what was found as JSON")

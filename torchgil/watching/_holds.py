@@ -19,13 +19,13 @@ __all__ = ["Hang", "HangReport", "HoldReport", "LongHold", "Waiting", "hang_of",
 
 _Frames = list[tuple[str, int, str]]
 
-# What the prober reports: duration, queued, thread's name and ident, exact, frames, and the collections in
-# it: how many, their seconds, the longest one's, its generation.
-HoldReport = tuple[float, float, str, int, bool, _Frames, tuple[int, float, float, int]]
+# What the prober reports: duration, queued, thread's name and ident, exact, frames, the collections in it:
+# how many, their seconds, the longest one's, its generation; and whether it was told of as a hang.
+HoldReport = tuple[float, float, str, int, bool, _Frames, tuple[int, float, float, int], bool]
 
-# Of a hang: the hold, what its thread did, of each thread that waited its name, ident and frames, and the
-# shared objects on the native stack.
-HangReport = tuple[HoldReport, str, list[tuple[str, int, _Frames]], list[str]]
+# Of a hang: the hold, what its thread did, of each thread that waited its name, ident and frames, or None
+# where that is not known, and the shared objects on the native stack.
+HangReport = tuple[HoldReport, str, list[tuple[str, int, _Frames]] | None, list[str]]
 
 _WORTH_SAYING = 0.1  # of a hold: less in collections is left to the field
 
@@ -170,10 +170,11 @@ class Hang(LongHold):
         exact: True.
         collections: As of a `LongHold`.
         state: What the thread did: "runs", or "sleeps in" and the name of the system call.
-        waiting: The threads that waited for the GIL then.
+        waiting: The threads that waited for the GIL then; empty where that is not known.
         objects: Paths of the shared objects on the thread's native stack, the innermost first, up to the
             interpreter; of one that sleeps alone. The stack is read, not unwound: one whose call ended a
             moment before can be among them.
+        waiting_known: Whether it could be seen who waited: not where the process has no ``/proc``.
 
     Example:
         >>> import os, torchgil
@@ -188,15 +189,21 @@ class Hang(LongHold):
     state: str = ""
     waiting: tuple[Waiting, ...] = ()
     objects: tuple[str, ...] = ()
+    waiting_known: bool = True
 
     @property
     def deadlocked(self) -> bool:
-        """Whether it looked like a deadlock: the holder slept on a lock while others waited for the GIL."""
+        """Whether it looked like a deadlock: the holder slept on a lock while others waited for the GIL.
+
+        Who has that lock is not known: if a thread that needs no GIL lets go of it, the hold ends.
+        """
         return self.state == "sleeps in futex" and bool(self.waiting)
 
     def __str__(self) -> str:
         number = len(self.waiting)
         waited = f"{number or 'no'} other thread{'s' if number > 1 else ''} waited for the GIL"
+        if not self.waiting_known:
+            waited = "whether other threads waited for the GIL is not known"
         if self.deadlocked:
             waited = f"it held the GIL and waited for something else; {waited}"
         # Not super(): a dataclass with slots is another class than the one that this function was written in.
@@ -222,8 +229,9 @@ def hang_of(report: HangReport) -> Hang:
         state=state,
         objects=tuple(objects),
         waiting=tuple(
-            Waiting(name or f"thread {ident}", ident, _stack(frames)) for name, ident, frames in waiting
+            Waiting(name or f"thread {ident}", ident, _stack(frames)) for name, ident, frames in waiting or ()
         ),
+        waiting_known=waiting is not None,
     )
 
 
@@ -232,7 +240,8 @@ def _stack(frames: Iterable[tuple[str, int, str]]) -> tuple[FrameSummary, ...]:
 
 
 def _hold_fields(report: HoldReport) -> dict[str, Any]:
-    duration_s, queued_s, name, ident, exact, frames, (count, collecting_s, longest_s, generation) = report
+    duration_s, queued_s, name, ident, exact, frames, collected, _ = report
+    count, collecting_s, longest_s, generation = collected
     filename, lineno, function = frames[-1] if frames else ("", 0, "")
     return {
         "duration_s": duration_s,

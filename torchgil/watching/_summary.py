@@ -49,6 +49,8 @@ def document(holds: list[LongHold], hangs: list[Hang], threshold_s: float) -> di
                 **_plain(hang),
                 "state": hang.state,
                 "objects": list(hang.objects),
+                "deadlocked": hang.deadlocked,
+                "waiting_known": hang.waiting_known,
                 "waiting": [
                     {"thread_name": each.thread_name, "stack": _frames(each.stack)} for each in hang.waiting
                 ],

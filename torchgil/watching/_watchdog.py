@@ -89,7 +89,7 @@ class Watchdog(Background["_Session"]):
             cannot be told from the turn that every Python thread has.
         on_hold: Called with each ``LongHold``, in a thread of the watchdog's own, with
             the watching going on meanwhile. What it raises is logged. Without it,
-            each hold is logged as a warning of the logger "torchgil.watchdog".
+            each hold but a hang is logged as a warning of the logger "torchgil.watchdog".
         max_holds: How many holds are kept, the newest ones.
         hang: Seconds; a hold that lasts longer is told of while it goes on. None: none is.
         on_hang: Called with each `Hang` once it has ended and Python runs again, as on_hold is. Without it,
@@ -98,7 +98,8 @@ class Watchdog(Background["_Session"]):
             70, by ``_exit``: nothing is flushed, no handler runs. For a service that is restarted then. None:
             it goes on.
         hang_output: Where hangs are written while they go on: a path, which is appended to, or a file
-            descriptor, which has to stay open. None: to standard error, file descriptor 2.
+            descriptor, which has to stay open. None: to standard error, file descriptor 2. A file that is
+            opened here is not passed on to programs that the process starts.
         mean_gap: Seconds between two looks while nobody holds the GIL, on average; the
             gaps are random. None: a fifth of the threshold, at least 10 ms. Less meets short
             holds more surely and costs more.
@@ -193,7 +194,7 @@ class _Session:
         weakref.finalize(self, self._told.put, None).atexit = False
         self._teller = threading.Thread(
             target=_tell,
-            args=(self._told, watchdog.on_hold or _log_hold, watchdog.on_hang or _log_hang),
+            args=(self._told, watchdog.on_hold, watchdog.on_hang or _log_hang),
             name="torchgil-watchdog",
             daemon=True,
         )
@@ -240,13 +241,17 @@ class _Session:
 _Told = SimpleQueue[HoldReport | HangReport | None]
 
 
-def _tell(told: _Told, on_hold: Callable[[LongHold], object], on_hang: Callable[[Hang], object]) -> None:
+def _tell(
+    told: _Told, on_hold: Callable[[LongHold], object] | None, on_hang: Callable[[Hang], object]
+) -> None:
     while (report := told.get()) is not None:
         try:
             if len(report) == 4:  # as a hang's has
                 on_hang(hang_of(report))
-            else:
+            elif on_hold is not None:
                 on_hold(hold_of(report))
+            elif not report[-1]:  # or on_hang, or the log, has it already
+                _log_hold(hold_of(report))
         except BaseException:  # whatever it is, the watching goes on
             _log.exception("Watchdog: on_hold or on_hang raised; the watchdog goes on")
 

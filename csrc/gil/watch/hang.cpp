@@ -168,7 +168,11 @@ std::string stack_in_words(const FrozenStack& stack) {
   return text;
 }
 
-std::string how_many(size_t waiting) {
+std::string how_many_wait(const Hang& hang) {
+  if (!hang.waiting_known) {
+    return "whether other threads wait for the GIL is not known";
+  }
+  const size_t waiting = hang.waiting.size();
   if (waiting == 0) {
     return "no other thread waits for the GIL";
   }
@@ -205,6 +209,7 @@ std::shared_ptr<const Hang> look_at_hang(
                             : "sleeps in " + call.name();
   hang->objects = objects_on_stack(call);
   hang->collecting = collections::collecting() == holder;
+  hang->waiting_known = system_call_of(folder_of(this_native_id())).known;
   hang->waiting = waiting_for_gil(threads, how);
   // Each of these was read while the same thread held the GIL.
   return gil_holder() == holder && gil_switches() == switches ? hang : nullptr;
@@ -217,7 +222,7 @@ std::string in_words(const Hang& hang, Clock::duration length) {
   text += "  it " + hang.state +
       (hang.collecting ? ", amid a garbage collection" : "");
   text += waits ? ": it holds the GIL and waits for something else; " : "; ";
-  text += how_many(hang.waiting.size()) + "\n";
+  text += how_many_wait(hang) + "\n";
   if (!hang.objects.empty()) {
     text += "  native code on its stack, the innermost first:";
     for (const std::string& path : hang.objects) {

@@ -23,6 +23,7 @@ struct Hang {
   std::string state;                // "runs", "sleeps in futex"
   std::vector<std::string> objects; // on its native stack: native_stack.h
   bool collecting = false;          // amid a garbage collection
+  bool waiting_known = true;        // false: there is no /proc to ask
   std::vector<Thread> waiting;      // for the GIL
 };
 

@@ -256,7 +256,8 @@ class PyProber {
         ident,
         !hold.may_have_run_on,
         frames,
-        collections_in(hold));
+        collections_in(hold),
+        hold.hang != nullptr);
   }
 
   /// The thread and its frames are those that were seen while it went on.
@@ -286,7 +287,7 @@ class PyProber {
             who.ident,
             frames_of(hang.holder.stack)),
         from_utf8(hang.state),
-        waiting,
+        hang.waiting_known ? py::object(waiting) : py::none(),
         objects);
   }
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.zygote import Child, zygote
 
-pytest_plugins = ["tests.support.markers", "tests.support.retries"]
+pytest_plugins = ["tests.support.markers", "tests.support.retries", "tests.support.static_python"]
 
 # The same examples in each run, so that a change is judged by what it changed; `make stress` draws others.
 hypothesis.settings.register_profile("suite", derandomize="TORCHGIL_STRESS_EXAMPLES" not in os.environ)

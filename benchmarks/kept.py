@@ -32,6 +32,7 @@ KEPT = {
     "cuda": Kept("python benchmarks/bench_cuda.py --rounds 2", _FORWARD),
     "findings_cuda": Kept("python benchmarks/findings.py", _TRACE),
     "forward": Kept("python benchmarks/bench_forward.py --rounds 4", _FORWARD),
+    "generate": Kept("python benchmarks/bench_generate.py", _FORWARD),
     "hangs": Kept("python benchmarks/bench_hangs.py --rounds 1", ("csrc/gil/watch", "torchgil/watching")),
     "io": Kept("python benchmarks/bench_io.py", ("csrc/gil/priority",)),
     "monitor": Kept("python benchmarks/bench_monitor.py --rounds 2", ("csrc/gil/watch", "torchgil/watching")),

@@ -107,6 +107,8 @@ def filled(text: str, results: Mapping[str, Any]) -> str:
 
     def fill(found: re.Match[str]) -> str:
         name, part = found["name"], found["part"]
+        if name not in results:
+            return found[0]  # not measured yet
         lines = TABLES[name + part](results[name]["rows"])
         if kept.changed_since(name, results[name]):
             lines += [

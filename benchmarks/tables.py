@@ -356,7 +356,38 @@ def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> st
 
 
 # By the comment that stands before the table: the results' name and the part of them.
+GENERATE = {
+    "eager": "eager, `DynamicCache`",
+    "static": "eager, `StaticCache`",
+    "generate": "`model.generate()`",
+    "priority": "eager, `gil_priority()`",
+    "compile": "`torch.compile`, `StaticCache`",
+    "processes": "a process for each user, eager",
+    "sessions": "sessions of `nogil`",
+    "sessions, priority": "the same in a block of `gil_priority()`",
+}
+
+
+def generate_rows(rows: Any) -> list[str]:
+    lines = []
+    for way, title in GENERATE.items():
+        of = {(r["users"], r["busy"]): r for r in rows if r["way"] == way}
+        cells = [shown(of[users, False]["tokens_per_s"], 1, ".0f") for users in (1, 2, 4)]
+        cells += [shown(of[users, True]["tokens_per_s"], 1, ".3g") for users in (1, 2)]
+        cells += [
+            f"{milliseconds(of[1, busy]['p50_s'])}; {milliseconds(of[1, busy]['p99_s'])}"
+            for busy in (False, True)
+        ]
+        lines.append([title, *cells])
+    return table(
+        "tokens a second of all users | 1 user | 2 | 4 | beside a busy thread: 1 | 2 "
+        "| from token to token, p50; p99: alone | beside",
+        lines,
+    )
+
+
 TABLES = {
+    "generate": generate_rows,
     "monitor": monitor_rows,
     "hangs": hangs_rows,
     "cuda: sentence": cuda_sentence,

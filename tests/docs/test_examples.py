@@ -15,8 +15,8 @@ from ..support.compiling import needs_compiler
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def output_of(example: str) -> str:
-    command = [sys.executable, "-W", "ignore", EXAMPLES / example]
+def output_of(example: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "ignore", EXAMPLES / example, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=True).stdout
 
 
@@ -74,6 +74,24 @@ def test_a_packages_calls_hold_with_torchs_loader_and_release_with_ours():
     printed = output_of("package_threads.py")
     assert re.search(r"^torch's loader +holds ", printed, re.MULTILINE), printed
     assert re.search(r"^load_package +releases ", printed, re.MULTILINE), printed
+
+
+@pytest.mark.peer
+def test_users_of_one_language_model_get_its_tokens_from_sessions():
+    pytest.importorskip("transformers", reason="pip install transformers")
+    printed = output_of("generate.py", "--users", "3", "--tokens", "8")
+    assert re.findall(r"^user (\d): .*, (\w+) tokens of generate\(\)$", printed, re.MULTILINE) == [
+        ("0", "the"),
+        ("1", "the"),
+        ("2", "the"),
+    ], printed
+
+
+@pytest.mark.peer
+def test_an_unmodified_streamer_gets_the_same_text_with_priority():
+    pytest.importorskip("transformers", reason="pip install transformers")
+    printed = output_of("stream_ui.py")
+    assert printed.splitlines()[-1] == "the same text", printed
 
 
 def test_each_example_says_first_what_one_learns_from_it():

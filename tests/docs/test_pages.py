@@ -27,8 +27,8 @@ PAGES = [*IN_ROOT, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "tests
 SNIPPET = re.compile(
     r"^```python\n(.*?)^```$|^<!-- before the next snippet:\n(.*?)-->$", re.MULTILINE | re.DOTALL
 )
-# Ray's, which has a test of its own, and one that is a class of the reader's.
-NOT_ALONE = ("@serve.deployment", "def factory():")
+# Ray's and transformers', which have tests of their own, and one that is a class of the reader's.
+NOT_ALONE = ("@serve.deployment", "# needs transformers", "def factory():")
 
 
 def snippets(page: Path) -> list[str]:

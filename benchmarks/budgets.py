@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,41 @@ def left_to_the_busy(rows: list[Any]) -> Spread:
     return single(min(kept))
 
 
+def over_interval(figure: str, worst: Callable[[Iterable[float]], float]) -> Callable[[list[Any]], Spread]:
+    """A figure of a crowd with priority over that with the short interval: the worst crowd's."""
+
+    def find(rows: list[Any]) -> Spread:
+        crowds = {(r["workers"], r["busy"]) for r in rows if r["work"] == "eager" and r.get("busy")}
+        ratios = []
+        for workers, busy in crowds:
+            at = {"work": "eager", "workers": workers, "busy": busy}
+            ours, other = (of_row_whole(rows, way=way, **at) for way in ("priority", "interval"))
+            ratios.append(ours[figure]["median"] / other[figure]["median"])
+        return single(worst(ratios))
+
+    return find
+
+
+def over_plain(figure: str, **wanted: Any) -> Callable[[list[Any]], Spread]:
+    """A figure with priority over the same without."""
+
+    def find(rows: list[Any]) -> Spread:
+        ours, plain = (of_row_whole(rows, way=way, **wanted) for way in ("priority", "plain"))
+        return single(ours[figure]["median"] / plain[figure]["median"])
+
+    return find
+
+
+def kept_beside(**wanted: Any) -> Callable[[list[Any]], Spread]:
+    """The busy threads' progress beside a row, in percent of what they do with nobody beside them."""
+
+    def find(rows: list[Any]) -> Spread:
+        row = of_row_whole(rows, **wanted)
+        return single(100 * row["busy_per_s"]["median"] / row["busy_alone_per_s"]["median"])
+
+    return find
+
+
 def of_worst(figure: str, factor: float = 1, **wanted: Any) -> Callable[[list[Any]], Spread]:
     """The largest figure of the rows with these values, times `factor`."""
 
@@ -198,6 +233,19 @@ BUDGETS = [
            of_row("block_s", 1e6, work="eager", way="off and on")),
     Budget("priority", "the busy threads' progress, over `setswitchinterval(1e-5)`'s; the worst row", False,
            0.5, "x", left_to_the_busy),
+    Budget("priority", "crowds of eager forwards, a second, over `setswitchinterval(1e-5)`'s; the worst row",
+           False, 1, "x", over_interval("calls_per_s", min)),
+    Budget("priority", "the same, p99", True, 1, "x", over_interval("p99_s", max)),
+    Budget("priority", "two forwards beside each other and nobody busy, a second, over those without priority",
+           False, 0.98, "x", over_plain("calls_per_s", work="eager", workers=2, busy=0)),
+    Budget("priority", "a token of a small language model beside a busy thread, mean, over alone", True, 2.3, "x",
+           of_row("mean_ratio", work="decode", way="priority", workers=1, busy=1)),
+    Budget("priority", "what the busy thread keeps meanwhile", False, 45, "%",
+           kept_beside(work="decode", way="priority", workers=1, busy=1)),
+    Budget("priority", "the same token in two threads", True, 2.3, "x",
+           of_row("mean_ratio", work="decode", way="priority", workers=2, busy=1)),
+    Budget("priority", "a thousand releases of 2 us beside a busy thread, over those without priority", True, 1.1,
+           "x", over_plain("p50_s", work="tiny", workers=1, busy=1)),
     Budget("batching", "`Batcher` from threads, rows over single calls, worse of two models", False, 2, "x",
            least_ratio("torchgil threads", "torchgil threads, 256 wide")),
     Budget("batching", "`Batcher` from asyncio, likewise", False, 2, "x",

@@ -90,6 +90,12 @@ def _pays(policy: str, beside: str) -> Figure:
     return figure
 
 
+def _at_rest(key: str, factor: float, worst: str) -> Figure:
+    """Of what a first block, or a release after it, takes: the largest of the rows, or the least."""
+    pick = max if worst == "max" else min
+    return lambda rows: f"{factor * pick(r[key][worst] for r in rows if key in r):.0f}"
+
+
 _THREADS, _PROCESSES = "2 x 1 threads, nogil", "2 processes"
 
 INLINE: dict[str, Figure] = {
@@ -109,6 +115,12 @@ INLINE: dict[str, Figure] = {
     "forward: eager beside": _transformer("eager", "busy_default_p50_s", 0),
     "forward: eager short interval": _transformer("eager", "busy_100us_p50_s", 1),
     "forward: priority beside": _transformer("priority", "busy_default_p50_s", 1),
+    "priority: eager": lambda rows: (
+        f"{1e3 * _row(rows, work='eager', way='plain', workers=1, busy=1)['p50_s']['median']:.0f}"
+    ),
+    "priority: first block at least": _at_rest("first_block_s", 1e3, "min"),
+    "priority: first block at most": _at_rest("first_block_s", 1e3, "max"),
+    "priority: release added": _at_rest("release_added_s", 1e9, "max"),
     "call_overhead: release": lambda rows: f"{_row(rows, path='raw pair')['ns']['median']:.0f}",
     "crossover: short interval": _pays("released", "busy_100us"),
     "crossover: priority": _pays("priority", "busy_5ms"),

@@ -219,6 +219,32 @@ def priority_crowds_rows(rows: Any) -> list[str]:
     )
 
 
+def priority_work_rows(rows: Any) -> list[str]:
+    """What all threads of a crowd get done together: forwards times what one takes alone, and the busy threads'
+    progress, in cores."""
+    ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
+    (alone,) = [
+        r["alone_p50_s"]["median"]
+        for r in rows
+        if (r["work"], r["way"], r["workers"], r["busy"]) == ("eager", "plain", 1, 1)
+    ]
+    lines = []
+    for workers, busy in dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager"):
+        if not busy:
+            continue
+        cells = []
+        for way in ways:
+            (r,) = [
+                r
+                for r in rows
+                if (r["work"], r["way"], r["workers"], r["busy"]) == ("eager", way, workers, busy)
+            ]
+            keep = r["busy_per_s"]["median"] / r["busy_alone_per_s"]["median"]
+            cells.append(f"{r['calls_per_s']['median'] * alone + keep:.2f}")
+        lines.append([f"{workers} running it, {busy} busy", *cells])
+    return table(f"cores' worth of work | {' | '.join(ways.values())}", lines)
+
+
 def io_rows(rows: Any) -> list[str]:
     titles = {
         "echo": "64 bytes to another process and back",
@@ -394,6 +420,7 @@ TABLES = {
     "cuda": cuda_rows,
     "priority: works": priority_works_rows,
     "priority: crowds": priority_crowds_rows,
+    "priority: work": priority_work_rows,
     "io": io_rows,
     "forward": forward_rows,
     "batching": batching_rows,

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Made whole from results; the last is to be written anew with its figures (issue 31).
-OTHERS = {"compatibility.md", "benchmarks.md", "gil_priority.md"}
+OTHERS = {"compatibility.md", "benchmarks.md"}
 
 # What is no measurement: what the code, the interpreter or an example sets.
 SET = {
@@ -23,7 +23,10 @@ SET = {
     "10 ms",  # twice the switch interval: the least that a watchdog can tell
     "10 us",  # an example's work
     "100 us",  # the threshold of `adaptive`, and the short interval that the tables speak of
-    "200 us",  # after which threads with priority ask each other
+    "200 us",  # after which threads with priority ask each other, and
+    "0.2 ms",
+    "1 ms",  # a turn where all releases are short, which are those
+    "20 us",  # of less than that
     "20 ms",  # the longest hold of ours that a test allows; an example's Python
     "0.1 ms",  # the shortest collection that is counted
     "2 MB",  # from the bytes an event takes, as saved

@@ -20,9 +20,7 @@ def run(code: str, static_environment: dict[str, str]) -> subprocess.CompletedPr
     begin = BEGIN.replace("from torchgil import held\n", "")
     return subprocess.run(
         [PYTHON, "-c", begin + textwrap.dedent(code)],
-        cwd=static_environment[
-            "PYTHONPATH"
-        ],  # not the tree, where a torchgil for the tests' own interpreter lies
+        cwd=static_environment["PYTHONPATH"],  # the tree's torchgil is for the tests' own interpreter
         env=static_environment,
         capture_output=True,
         text=True,

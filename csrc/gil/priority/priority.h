@@ -29,11 +29,11 @@ void leave(const Depth& depth);
 /// Whether the calling thread has priority.
 bool has_priority();
 
-/// Whether the interpreter's own releases, as that of time.sleep, pass its entry
-/// points where they are redirected. They do not where it calls these within
-/// itself, as one that is linked statically does: a thread that comes back from
-/// such a release is known by its wait for the GIL alone. Known after the first
-/// enter().
+/// Whether the interpreter's own releases, as that of time.sleep, pass its
+/// entry points where they are redirected. They do not where it calls these
+/// within itself, as one that is linked statically does: a thread that comes
+/// back from such a release is known by its wait for the GIL alone. Known after
+/// the first enter().
 bool sees_own_releases();
 
 } // namespace torchgil::priority

@@ -51,6 +51,9 @@ class Forward(abc.ABC):
         It starts with the values that the model had when :func:`torchgil.nogil` was called. It takes the
         memory of its `state`, and the time to copy it. A model that writes to nothing has sessions, too.
 
+        Returns:
+            A new session, independent of all others.
+
         Raises:
             NotImplementedError: This is a compiled package, which has none.
         """

@@ -38,6 +38,10 @@ class Session:
     model with them, once for all sessions that are copied together. In the child of a fork a session goes on
     from where it was; one that another thread was calling at that moment has to be `reset`.
 
+    Args:
+        forward: What :func:`torchgil.nogil` returned; call its ``session()`` instead.
+        source: The session whose values the new one starts with; None: those of the model.
+
     Example:
         >>> import torch, torchgil
         >>> class Total(torch.nn.Module):
@@ -72,6 +76,9 @@ class Session:
 
     def copy(self) -> Session:
         """A session that goes on from the same values, on its own: the prefix of a conversation, branched.
+
+        Returns:
+            The new session.
 
         Raises:
             RuntimeError: This one is closed, or another thread is in a call of it.

@@ -220,8 +220,8 @@ def priority_crowds_rows(rows: Any) -> list[str]:
 
 
 def priority_work_rows(rows: Any) -> list[str]:
-    """What all threads of a crowd get done together: forwards times what one takes alone, and the busy threads'
-    progress, in cores."""
+    """What all threads of a crowd get done together, in cores: forwards times what one takes alone, and what the
+    busy threads do."""
     ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
     (alone,) = [
         r["alone_p50_s"]["median"]

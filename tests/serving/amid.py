@@ -29,8 +29,11 @@ class At:
 
     def __call__(self, frame, event, arg):
         # Not within the standard library's own locks: some of them are Python, and Ctrl-C leaves them taken.
+        # Nor between a with statement's __enter__ and its block, where Ctrl-C can come from 3.14 on: any
+        # lock is left taken: python/cpython#148874.
         if (
             event not in ("call", "c_return")
+            or (event == "c_return" and getattr(arg, "__name__", "") == "__enter__")
             or self.done
             or frame.f_code.co_filename in (__file__, threading.__file__)
         ):

@@ -30,6 +30,9 @@ class Interrupts:
     def __call__(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
         no_step = event == "return" and code.co_name in self._without_a_step
+        # From 3.14 on Ctrl-C can come there, and then a with statement calls no __exit__, whoever wrote it:
+        # python/cpython#148874.
+        no_step |= event == "c_return" and getattr(called, "__name__", "") == "__enter__"
         # Before 3.11 an exception of a profiler's, of no signal's, ends a resumed generator without its
         # `finally`.
         no_step |= sys.version_info < (3, 11) and event == "call" and frame.f_lasti >= 0

@@ -248,6 +248,8 @@ BUDGETS = [
            "x", over_plain("p50_s", work="tiny", workers=1, busy=1)),
     Budget("batching", "`Batcher` from threads, rows over single calls, worse of two models", False, 2, "x",
            least_ratio("torchgil threads", "torchgil threads, 256 wide")),
+    Budget("batching", "`Batcher` from one thread that submits 4,000 and collects, over single calls", False, 2,
+           "x", of_row("ratio", row="torchgil one thread")),
     Budget("batching", "`Batcher` from asyncio, likewise", False, 2, "x",
            least_ratio("torchgil asyncio", "torchgil asyncio, 256 wide")),
     Budget("batching", "`Batcher` from threads, rows over the better peer's", False, 1.5, "x",

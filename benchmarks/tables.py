@@ -67,7 +67,7 @@ BATCHING = {
     "by hand": "by hand: concatenate 32, call, split, no queue",
     "torchgil threads": "`Batcher`, two threads",
     "torchgil map": "`Batcher.map`, one thread",
-    "torchgil one thread": "`Batcher`, one thread submits 4,000, four times what the queue holds, and collects",
+    "torchgil one thread": "`Batcher`, one thread submits 4,000, more than the queue holds, then collects",
     "torchgil one thread, not frozen": "the same without `gc.freeze()`",
     "torchgil one thread, priority": "the same with it, and with priority for the worker",
     "torchgil asyncio": "`Batcher`, 256 tasks of one event loop",
@@ -223,8 +223,7 @@ def priority_crowds_rows(rows: Any) -> list[str]:
 
 
 def priority_work_rows(rows: Any) -> list[str]:
-    """What all threads of a crowd get done together, in cores: forwards times what one takes alone, and what the
-    busy threads do."""
+    """What a crowd gets done together, in cores: forwards times what one takes alone, and the busy threads'."""
     ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
     (alone,) = [
         r["alone_p50_s"]["median"]

@@ -223,7 +223,7 @@ def priority_crowds_rows(rows: Any) -> list[str]:
 
 
 def priority_work_rows(rows: Any) -> list[str]:
-    """What a crowd gets done together, in cores: forwards times what one takes alone, and the busy threads'."""
+    """What a crowd gets done, in cores: forwards times what one takes alone, and what the busy threads do."""
     ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
     (alone,) = [
         r["alone_p50_s"]["median"]

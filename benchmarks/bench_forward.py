@@ -5,8 +5,10 @@ busy Python thread at the default switch interval and at 100 us; beside a monito
 0.5 ms. Every call is timed whole, arguments' checks included. Intra-op threads: 1.
 
 What is unfair: `torch.compile`, AOTInductor and the inductor backend fuse operators, which eager and the
-graph backend do not; `ThroughputBenchmark` calls a TorchScript module from C++ threads and so is a limit, no
-peer. How much a busy thread hurts depends on how fast threads wake on the machine: that is printed last.
+graph backend do not; `frozen` (the inductor backend with `freeze=True`) folds and packs weights as well, and
+so does not see the model's any more; `ThroughputBenchmark` calls a TorchScript module from C++ threads and so
+is a limit, no peer. How much a busy thread hurts depends on how fast threads wake on the machine: that is
+printed last.
 
 The first run compiles (minutes): packages and Inductor's cache are kept under benchmarks/.cache. Run
 `--prepare` first to keep compiling out of the measured rounds. Models that are not measured keep their
@@ -37,7 +39,7 @@ from forward_models import MODELS, Model  # noqa: E402
 
 import torchgil  # noqa: E402
 
-ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "limit")
+ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "frozen", "limit")
 QUICK = ("eager", "priority", "graph")
 Call = Callable[..., Any]
 
@@ -58,9 +60,14 @@ def make(row: str, model: Model) -> Call:
     if row == "graph":
         return torchgil.nogil(module, example, dynamic_shapes=model.dynamic_shapes)
     inductor = torchgil.nogil(
-        module, example, dynamic_shapes=model.dynamic_shapes, backend="inductor", cache_dir=CACHE / "packages"
+        module,
+        example,
+        dynamic_shapes=model.dynamic_shapes,
+        backend="inductor",
+        cache_dir=CACHE / "packages",
+        freeze=row == "frozen",
     )
-    if row == "inductor":
+    if row in ("inductor", "frozen"):
         return inductor
     package = inductor.path  # the same package, through torch's own loader
     del inductor

@@ -13,6 +13,7 @@ FORWARDS = {
     "aoti": "AOTInductor, torch's loader",
     "graph": "`nogil`",
     "inductor": '`nogil`, `backend="inductor"`',
+    "frozen": "the same with `freeze=True`",
 }
 
 

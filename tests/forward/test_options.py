@@ -32,6 +32,8 @@ NOGIL: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("bytes", {"cache_dir": b"/tmp", "backend": "inductor"}, TypeError, "cache_dir must be a path, got b'/tmp'"),
     ("a file", {"cache_dir": __file__, "backend": "inductor"}, NotADirectoryError, "cache_dir must be a folder, and"),
     ("priority", {"gil_priority": "no"}, TypeError, "gil_priority must be True or False, got 'no'"),
+    ("frozen", {"freeze": "no", "backend": "inductor"}, TypeError, "freeze must be True or False, got 'no'"),
+    ("frozen graph", {"freeze": True}, ValueError, "freeze is for backend='inductor'; the graph backend reads"),
     ("none", {"gil_priority": None}, TypeError, "gil_priority must be True or False, got None"),
 ]  # fmt: skip
 

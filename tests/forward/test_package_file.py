@@ -189,7 +189,7 @@ def test_a_damaged_package_in_the_cache_is_compiled_anew(
     kept.write_bytes(whole[: len(whole) // 2])
     compiled = []
 
-    def compile_(program: Any, manifest: str, path: Path) -> Path:
+    def compile_(program: Any, manifest: str, path: Path, freeze: bool) -> Path:
         compiled.append(path)
         path.write_bytes(whole)
         return path

@@ -18,7 +18,7 @@ class Forward(abc.ABC):
     Call it as the model, from any number of threads at the same time; where the model writes to its buffers,
     call the sessions that it makes. It has these attributes, and further ones for its backend:
     ``exported_program``, ``state_names`` and ``python_ops`` (operators that take the GIL back) where that is
-    ``"graph"``; ``path``, ``metadata``, ``runners`` and ``checked`` where it is ``"inductor"``.
+    ``"graph"``; ``path``, ``metadata``, ``runners``, ``checked`` and ``frozen`` where it is ``"inductor"``.
 
     Attributes:
         backend: ``"graph"``, which runs the exported operators one after the other, or ``"inductor"``, a

@@ -18,16 +18,19 @@ import torch
 from torchgil._version import __version__
 from torchgil.forward._archive import damage
 from torchgil.forward._exporting import alone
+from torchgil.forward._frozen import FrozenWatch
 from torchgil.forward._inputs import plan_inputs
 from torchgil.forward._instructions import plan
 from torchgil.forward._machine import devices, target
 from torchgil.forward._manifest import METADATA_KEY, Manifest
 from torchgil.forward._package import PackageForward
 from torchgil.forward._unsupported import refuse
+from torchgil.forward._weights import weight_of
 
 if TYPE_CHECKING:
     import inspect
 
+    from torch import nn
     from torch.export import ExportedProgram
 
 __all__ = ["compile_forward"]
@@ -43,6 +46,8 @@ def compile_forward(
     runners: int | None,
     cache_dir: str | os.PathLike[str] | None,
     gil_priority: bool,
+    freeze: bool,
+    model: nn.Module | None,
 ) -> PackageForward:
     """Compile an exported program, or take its package from the cache, and load it.
 
@@ -53,27 +58,35 @@ def compile_forward(
         runners: How many calls may run at once.
         cache_dir: Where to keep the package for the next time; `None` keeps none.
         gil_priority: Whether a call asks for the GIL back at once.
+        freeze: Whether to fold and pack the weights.
+        model: The model, if there is one; a frozen forward looks whether it still has these weights.
 
     Raises:
         NotImplementedError: As for the backend "graph".
         RuntimeError: There is no C++ compiler, or it failed.
     """
-    if state := plan(program).state:  # what is unsafe between threads is so here too
+    instructions = plan(program)
+    if state := instructions.state:  # what is unsafe between threads is so here too
         refuse(
             f"it writes to {', '.join(map(repr, state))}, and a compiled package has one copy for all calls",
             "use backend='graph', which has sessions",
         )
-    manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes, signature))
+    watch = None
+    if freeze and model is not None:  # before the compiler reads the values
+        watch = FrozenWatch(model, {name: weight_of(program, name) for name in instructions.weights})
+    manifest = Manifest.of(program, plan_inputs(program, dynamic_shapes, signature), frozen=freeze)
     text = manifest.dumps()
 
     def load(path: Path) -> PackageForward:
-        return PackageForward(path, runners=runners, signature=signature, gil_priority=gil_priority)
+        return PackageForward(
+            path, runners=runners, signature=signature, gil_priority=gil_priority, watch=watch
+        )
 
     if cache_dir is None:
         with tempfile.TemporaryDirectory(
             prefix="torchgil-"
         ) as folder:  # the loader unpacks a copy of its own
-            return load(_compile(program, text, Path(folder) / "model.pt2"))
+            return load(_compile(program, text, Path(folder) / "model.pt2", freeze))
     folder_path = Path(cache_dir)
     folder_path.mkdir(parents=True, exist_ok=True)
     kept = folder_path / f"{_key(program, text)}.pt2"
@@ -82,19 +95,19 @@ def compile_forward(
         warnings.warn(f"nogil: the kept package {kept} is damaged and compiled anew: {found}", stacklevel=3)
     if found or not kept.exists():
         with tempfile.TemporaryDirectory(prefix="torchgil-", dir=folder_path) as folder:
-            os.replace(_compile(program, text, Path(folder) / kept.name), kept)  # whole, or not there
+            os.replace(_compile(program, text, Path(folder) / kept.name, freeze), kept)  # whole, or not there
     return load(kept)
 
 
-def _compile(program: ExportedProgram, manifest: str, path: Path) -> Path:
+def _compile(program: ExportedProgram, manifest: str, path: Path, freeze: bool) -> Path:
     with alone(), warnings.catch_warnings():
         # importing and running Inductor uses what torch itself deprecates: nothing the user can mend
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        return _compile_quietly(program, manifest, path)
+        return _compile_quietly(program, manifest, path, freeze)
 
 
-def _compile_quietly(program: ExportedProgram, manifest: str, path: Path) -> Path:
+def _compile_quietly(program: ExportedProgram, manifest: str, path: Path, freeze: bool) -> Path:
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -110,11 +123,12 @@ def _compile_quietly(program: ExportedProgram, manifest: str, path: Path) -> Pat
     started = time.perf_counter()
     # Else in a folder that all processes share, under names that do not depend on the weights: of two that
     # compile at once, one could pack what the other has half written, or the other's weights.
-    with config.patch({"aot_inductor.output_path": str(path.with_suffix(""))}):
+    # Inductor freezes nothing while gradients are on, and does not say so.
+    with config.patch({"aot_inductor.output_path": str(path.with_suffix(""))}), torch.no_grad():
         aoti_compile_and_package(
             program,
             package_path=str(path),
-            inductor_configs={"aot_inductor.metadata": {METADATA_KEY: manifest}},
+            inductor_configs={"aot_inductor.metadata": {METADATA_KEY: manifest}, "freezing": freeze},
         )
     _say(f"compiled in {time.perf_counter() - started:.0f} s")
     return path

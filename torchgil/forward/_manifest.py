@@ -29,14 +29,16 @@ class Manifest:
         inputs: What the arguments must be.
         formats: Each tensor's memory format when it was exported: compiled code relies on it.
         outputs: For each flat output ``("tensor", None)``, ``("number", None)`` or ``("constant", value)``.
+        frozen: Whether the weights' values were compiled in, folded and packed.
     """
 
     inputs: InputPlan
     formats: tuple[str, ...]
     outputs: tuple[tuple[str, Any], ...]
+    frozen: bool = False
 
     @classmethod
-    def of(cls, program: ExportedProgram, inputs: InputPlan) -> Manifest:
+    def of(cls, program: ExportedProgram, inputs: InputPlan, *, frozen: bool = False) -> Manifest:
         """The manifest of an exported program.
 
         Raises:
@@ -62,7 +64,7 @@ class Manifest:
                 outputs.append(("constant", spec.arg.value))
             else:
                 outputs.append(("tensor" if isinstance(spec.arg, TensorArgument) else "number", None))
-        return cls(inputs, tuple(formats), tuple(outputs))
+        return cls(inputs, tuple(formats), tuple(outputs), frozen)
 
     def dumps(self) -> str:
         """As text."""
@@ -79,6 +81,7 @@ class Manifest:
                 "argument_names": self.inputs.argument_names,
                 "formats": self.formats,
                 "outputs": self.outputs,
+                "frozen": self.frozen,
             }
         )
 
@@ -114,7 +117,8 @@ class Manifest:
         ]
         inputs = InputPlan(tuple(leaves), dimensions, tuple(guards), tuple(data["argument_names"]))
         outputs = tuple((kind, value) for kind, value in data["outputs"])
-        return cls(inputs, tuple(data["formats"]), outputs)
+        # an earlier version froze nothing, and said nothing of it
+        return cls(inputs, tuple(data["formats"]), outputs, data.get("frozen", False))
 
 
 def _format(leaf: Leaf, example: torch.Tensor) -> str:

@@ -41,6 +41,7 @@ def nogil(
     backend: Literal["graph", "inductor"] = "graph",
     runners: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    freeze: bool = False,
     gil_priority: bool = True,
 ) -> Forward:
     """Get a callable that runs a model's forward under one single release of the GIL.
@@ -70,6 +71,13 @@ def nogil(
         cache_dir: For ``"inductor"``: a folder that keeps compiled packages, so that the same graph and
             weights are compiled once. By default none is kept. Only code you trust may write there: packages
             are native code.
+        freeze: For ``"inductor"``: take the weights for constants. What follows from them alone is computed
+            once, batch norm goes into the convolution before it, and weights are packed as the processor's
+            kernels read them: faster, and other in the last bits. The model's own weights are no longer seen;
+            where one was replaced, or its values changed, a call raises a RuntimeError for as long as the
+            model lives (it is not kept). Writes through ``weight.data``, a batch norm's to its statistics and
+            those to tensors made under inference mode leave no trace, and of an exported program no model is
+            known.
         gil_priority: A call that ends beside a thread busy in Python asks for the GIL back at once, not
             after the switch interval: one forced switch per call (:func:`torchgil.gil_priority`).
 
@@ -95,11 +103,17 @@ def nogil(
     if not isinstance(backend, str) or backend not in ("graph", "inductor"):
         raise ValueError(f"nogil: backend must be 'graph' or 'inductor', got {backend!r}")
     gil_priority = flag("nogil: gil_priority", gil_priority)
+    freeze = flag("nogil: freeze", freeze)
     check_dynamic_shapes(dynamic_shapes)
     if backend == "graph" and (runners is not None or cache_dir is not None):
         raise ValueError(
             "nogil: runners and cache_dir are for backend='inductor'; the graph backend compiles nothing, "
             "and runs any number of calls at once"
+        )
+    if backend == "graph" and freeze:
+        raise ValueError(
+            "nogil: freeze is for backend='inductor'; the graph backend reads the model's weights at each "
+            "call"
         )
     if runners is not None:
         runners = check_runners("nogil", runners)
@@ -126,6 +140,8 @@ def nogil(
         runners=runners,
         cache_dir=cache_dir,
         gil_priority=gil_priority,
+        freeze=freeze,
+        model=model if isinstance(model, torch.nn.Module) else None,
     )
 
 

@@ -31,6 +31,8 @@ from torchgil.forward._torch_compat import LOADS_FOLDERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torchgil.forward._frozen import FrozenWatch
+
 __all__ = ["PackageForward", "load_package"]
 
 _FOLDER = "data/aotinductor/"
@@ -84,6 +86,7 @@ class PackageForward(Forward):
         metadata: What the package says of itself.
         runners: How many calls may run at once.
         checked: Whether dtypes, sizes and constants of the arguments are known, and checked.
+        frozen: Whether :func:`torchgil.nogil` compiled it with ``freeze=True``.
         backend: ``"inductor"``.
     """
 
@@ -96,6 +99,7 @@ class PackageForward(Forward):
         runners: int | None = None,
         signature: Any = None,
         gil_priority: bool = True,
+        watch: FrozenWatch | None = None,
     ) -> None:
         check_path("load_package", "path", path)
         gil_priority = flag("load_package: gil_priority", gil_priority)
@@ -107,6 +111,8 @@ class PackageForward(Forward):
         in_spec, out_spec = map(pytree.treespec_loads, self._package.call_spec())
         text = self.metadata.get(METADATA_KEY)
         self.checked = text is not None
+        self.frozen = False
+        self._watch = watch
         names: Sequence[str] = ()
         outputs: Sequence[tuple[bool, Any]] = [(False, None)] * out_spec.num_leaves
         self._numbers: list[int] = []
@@ -120,6 +126,7 @@ class PackageForward(Forward):
                     f"load_package: what {self.path!r} says of its arguments cannot be read: {error}; make "
                     "it anew"
                 ) from error
+            self.frozen = manifest.frozen
             names = manifest.inputs.argument_names
             outputs = [(kind == "constant", value) for kind, value in manifest.outputs]
             self._numbers = [i for i, (kind, _) in enumerate(manifest.outputs) if kind == "number"]
@@ -130,6 +137,8 @@ class PackageForward(Forward):
 
     # GIL: held on entry, released once while the package runs or waits for a runner.
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._watch is not None:
+            self._watch.check()
         flat = self._flatten(args, kwargs)
         values = self._run(flat)
         if self._numbers:
@@ -179,9 +188,10 @@ class PackageForward(Forward):
 
     def __repr__(self) -> str:
         checked = "checked" if self.checked else "unchecked"
+        frozen = ", frozen" if self.frozen else ""
         return (
             f"torchgil.load_package({self.path!r}, runners={self.runners}, inputs={checked}, "
-            f"device={self.metadata.get('AOTI_DEVICE_KEY')!r}, backend={self.backend!r})"
+            f"device={self.metadata.get('AOTI_DEVICE_KEY')!r}, backend={self.backend!r}{frozen})"
         )
 
     def __copy__(self) -> PackageForward:

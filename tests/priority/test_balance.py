@@ -146,3 +146,33 @@ def call():
         assert seen["worker"] > seen["busy"], seen
 
     once(check)  # others may have the worker's core
+
+
+def test_of_several_others_the_one_that_waits_for_longest_has_the_turn():
+    """Turn by turn. Each that looks again by itself went to the end of the interpreter's own queue, and one could
+    stay there: then up to 15 turns in a row were the other's, and 1.8 to 2 on average."""
+    code = """
+import threading
+import torchgil
+from torchgil import held
+turns, in_a_row = 0, []
+def with_priority():
+    with torchgil.gil_priority():
+        while turns < 200:
+            held.sleep(0.004)
+def holds():
+    global turns
+    while turns < 200:
+        held.sleep(0.004)
+        turns += 1
+def busy():
+    seen = turns
+    while seen < 200:
+        if turns != seen:
+            in_a_row.append(turns - seen)
+            seen = turns
+threads = [threading.Thread(target=f) for f in (with_priority, with_priority, holds, busy)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sum(in_a_row) / len(in_a_row))"""
+    assert float(run_in_child(code).stdout) < 1.4

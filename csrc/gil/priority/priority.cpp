@@ -29,9 +29,11 @@
 //                                  interpreter would;
 //     with one of the others       waits as the interpreter has it.
 //   Who asked and has not got it looks again, and asks again, after 1 ms.
-// Threads with priority wait in a line, each at a condition of its own
-// (Waiter). Whoever lets the GIL go wakes one thread alone: one of the others
-// where these have asked, else the first of the line, else one of the others.
+// Each side waits in a line, each thread at a condition of its own (Waiter):
+// one that looks again, as all do, keeps its place. At a condition in common it
+// would come to the end, and of two others one was seen without the GIL for 390
+// ms. Whoever lets the GIL go wakes one thread alone: the first of the others
+// where these have asked, else the first with priority, else of the others.
 // Were both sides woken, the other one would often be the quicker, would be
 // asked in turn, and twice the requests would be made.
 //

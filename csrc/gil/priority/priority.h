@@ -8,7 +8,7 @@
 namespace torchgil::priority {
 
 /// Redirects the interpreter's timed wait, and its signal at each release, for
-/// Windows with priority. Once done it stays: a thread without priority pays
+/// windows with priority. Once done it stays: a thread without priority pays
 /// one thread-local load for each wait, and a look at who waits for each
 /// release. Returns why it cannot be done, or null. GIL: held on entry and
 /// return; the first call gives it up in between.

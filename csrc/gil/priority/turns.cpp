@@ -53,8 +53,7 @@ constinit thread_local Wait mine;
 constinit Balance balance;
 bool priority_asked = false; // since the last release
 bool others_asked = false;
-int others_waiting = 0;
-int others_looking = 0; // of them, those that look again soon
+int others_looking = 0; // of those that wait, how many look again soon
 
 /// Counts the calling thread as long as it lives, also where it ends in its
 /// wait.
@@ -85,6 +84,8 @@ bool is_the_gil(const pthread_cond_t* cond) {
     return false;
   }
   gil_cond.store(cond, std::memory_order_relaxed);
+  // Who has waited since before this was redirected comes into a line.
+  pthread_cond_broadcast(const_cast<pthread_cond_t*>(cond));
   return true;
 }
 
@@ -111,8 +112,7 @@ int ask(bool& side_asked, std::atomic<uint64_t>& counter) {
   return ETIMEDOUT;
 }
 
-int wait_with_priority(
-    pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
+int wait_with_priority(pthread_mutex_t* mutex, const timespec* until) {
   const int64_t now = now_ns();
   if (!mine.since) {
     mine.since = now;
@@ -129,27 +129,31 @@ int wait_with_priority(
     }
     waited_first.fetch_add(!peer, std::memory_order_relaxed);
   }
-  Waiter self(mine.since);
+  Waiter self(line_with_priority, mine.since);
   const int result =
       wait_at_most(std::min(ns, kLookAgain), &self.woken, mutex, until);
   priority_asked |= result == ETIMEDOUT; // its interval is short
   return result;
 }
 
-int wait_as_another(
-    pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
-  const Counted waiting(others_waiting);
+int wait_as_another(pthread_mutex_t* mutex, const timespec* until) {
+  const int64_t now = now_ns();
+  if (!mine.since) {
+    mine.since = now;
+  }
   int result = 0;
   if (const bool asks = std::exchange(mine.asks, false);
       asks || balance.in_block()) {
-    const int64_t ns = asks ? kLookAgain : balance.until_owed(now_ns());
+    const int64_t ns = asks ? kLookAgain : balance.until_owed(now);
     if (ns == 0) {
       return ask(others_asked, others_turns);
     }
     const Counted looking(others_looking);
-    result = wait_at_most(ns, cond, mutex, until);
+    Waiter self(line_of_others, mine.since);
+    result = wait_at_most(ns, &self.woken, mutex, until);
   } else {
-    result = next_wait(cond, mutex, until);
+    Waiter self(line_of_others, mine.since);
+    result = next_wait(&self.woken, mutex, until);
   }
   others_asked |= result == ETIMEDOUT; // its interval is over
   return result;
@@ -177,30 +181,32 @@ int wait(pthread_cond_t* cond, pthread_mutex_t* mutex, const timespec* until) {
     return has_priority ? wait_elsewhere(cond, mutex, until)
                         : next_wait(cond, mutex, until);
   }
-  return has_priority ? wait_with_priority(cond, mutex, until)
-                      : wait_as_another(cond, mutex, until);
+  return has_priority ? wait_with_priority(mutex, until)
+                      : wait_as_another(mutex, until);
 }
 
 /// The GIL is let go, and one thread is woken; nobody where that would not pay.
 /// Those that wait look by themselves then, so it needs one that does.
 int release(pthread_cond_t* cond) {
-  const bool wanted = others_waiting > 0 || Waiter::first;
+  Waiter* other = line_of_others.first;
+  Waiter* first = line_with_priority.first;
+  const bool wanted = other || first;
   const int64_t now = wanted || balance.counts() ? now_ns() : 0;
   if (wanted && window.releases()) {
     balance.begins_window(window.is_short(), now);
     if (!priority_asked && !others_asked) {
       window.time(now); // in another one the thread may have lost its core
-      if (window.is_short() && (others_waiting == 0 || others_looking > 0)) {
+      if (window.is_short() && (!other || others_looking > 0)) {
         balance.released(false, now);
         return 0;
       }
     }
   }
-  const bool turn_of_others = others_asked && others_waiting > 0;
-  Waiter* first = turn_of_others ? nullptr : Waiter::first;
-  balance.released(first && priority_asked, now);
+  const bool to_priority = first && !(others_asked && other);
+  balance.released(to_priority && priority_asked, now);
   priority_asked = others_asked = false;
-  return next_signal(first ? &first->woken : cond);
+  Waiter* next = to_priority ? first : other;
+  return next_signal(next ? &next->woken : cond);
 }
 
 int signal(pthread_cond_t* cond) {
@@ -219,8 +225,8 @@ int signal(pthread_cond_t* cond) {
 
 // The threads that waited stayed in the parent.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
-  Waiter::first = nullptr;
-  others_waiting = others_looking = 0;
+  line_with_priority = line_of_others = {};
+  others_looking = 0;
   priority_asked = others_asked = false;
 });
 

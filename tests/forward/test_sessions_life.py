@@ -95,6 +95,19 @@ def test_a_second_use_at_once_is_an_error_that_names_both_threads(
         use(in_a_call)
 
 
+def test_the_error_names_a_thread_whose_name_is_no_utf_8(in_a_call: Any) -> None:
+    def use() -> None:
+        with pytest.raises(RuntimeError, match=r"thread '\\udc80' uses a session while thread .holder."):
+            in_a_call.reset()
+        done.append(True)
+
+    done: list[bool] = []
+    thread = threading.Thread(target=use, name="\udc80")
+    thread.start()
+    thread.join()
+    assert done
+
+
 def test_what_was_had_of_the_state_before_is_not_set_during_a_call(pausing: Any) -> None:
     session, x = pausing.session(), torch.full((1,), 10.0)
     state = session.state

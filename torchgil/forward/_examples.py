@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["merged_arguments", "separate"]
+__all__ = ["memory", "merged_arguments", "overlap", "separate"]
 
 # torch marks dimensions as dynamic on the tensor itself (torch._dynamo.mark_dynamic).
 _MARKS = "_dynamo_"
@@ -34,13 +34,13 @@ def separate(arguments: Any, tensors: Iterable[torch.Tensor]) -> Any:
         The structure with copies in the place of tensors that share memory with an earlier one or with one of
         `tensors`. A copy has the values, sizes, strides, dtype, device and `requires_grad` of its original.
     """
-    taken = [span for tensor in tensors for span in _memory(tensor)]
+    taken = [span for tensor in tensors for span in memory(tensor)]
     leaves, spec = pytree.tree_flatten(arguments)
     copied = False
     for place, value in enumerate(leaves):
         if isinstance(value, torch.Tensor):
-            spans = _memory(value)
-            if any(_overlap(a, b) for a in spans for b in taken):
+            spans = memory(value)
+            if any(overlap(a, b) for a in spans for b in taken):
                 leaves[place], copied = _copy(value), True
             taken.extend(spans)
     return pytree.tree_unflatten(leaves, spec) if copied else arguments
@@ -94,14 +94,14 @@ def _is_copy(example: Any, weight: Any) -> bool:
     )
 
 
-def _memory(tensor: torch.Tensor) -> list[tuple[torch.device, int, int]]:
+def memory(tensor: torch.Tensor) -> list[tuple[torch.device, int, int]]:
     """The spans of memory of a tensor's storages; of one without any, its own number stands for them."""
     if tensor.layout is torch.sparse_coo:
-        return _memory(tensor._indices()) + _memory(tensor._values())
+        return memory(tensor._indices()) + memory(tensor._values())
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [*_memory(tensor.crow_indices()), *_memory(tensor.col_indices()), *_memory(tensor.values())]
+        return [*memory(tensor.crow_indices()), *memory(tensor.col_indices()), *memory(tensor.values())]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [*_memory(tensor.ccol_indices()), *_memory(tensor.row_indices()), *_memory(tensor.values())]
+        return [*memory(tensor.ccol_indices()), *memory(tensor.row_indices()), *memory(tensor.values())]
     try:
         storage = tensor.untyped_storage()
         start, size = storage.data_ptr(), storage.nbytes()
@@ -118,7 +118,8 @@ def _memory(tensor: torch.Tensor) -> list[tuple[torch.device, int, int]]:
     return [(torch.device("meta"), number, number + 1)]
 
 
-def _overlap(a: tuple[torch.device, int, int], b: tuple[torch.device, int, int]) -> bool:
+def overlap(a: tuple[torch.device, int, int], b: tuple[torch.device, int, int]) -> bool:
+    """Whether two spans of memory have a byte in common."""
     return a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
 
 

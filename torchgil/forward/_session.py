@@ -11,6 +11,7 @@ import torch
 
 from torchgil._checks import shown
 from torchgil._torch_half import C
+from torchgil.forward._state import described
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,14 +110,15 @@ class Session:
 
         They are the session's own, not copies: a call changes them, and they must be left alone during one.
         ``session.state[name] = tensor`` copies values into one, and ``session.state = tensors`` into all. A
-        tensor must have the shape and the dtype of the one it is for, and may be on any device. A constant
+        tensor must have the shape and the dtype of the one it is for, and may be on any device, or be the
+        session's own: two may change places. A constant
         that :func:`torch.export.export` lifted out of the model has the name that it gave it.
 
         Raises:
             KeyError: The session has no tensor of that name, or not of all of them when it is assigned.
             RuntimeError: The session is closed, or another thread is in a call of it.
-            TypeError: A value is no tensor.
-            ValueError: It has another shape or dtype; nothing is written then.
+            TypeError: A value is no tensor, or has no memory (it is sparse, fake, on the device meta).
+            ValueError: It has another shape or dtype. Where a value is refused, nothing is written.
         """
         return _State(self._native, zip(self._forward.state_names, self._native.tensors(), strict=True))
 
@@ -185,12 +187,8 @@ def _check(name: str, own: torch.Tensor, value: Any) -> None:
         raise TypeError(f"nogil: the state {name!r} must be a tensor, got {shown(value)}")
     if (value.dtype, value.shape) != (own.dtype, own.shape):
         raise ValueError(
-            f"nogil: the state {name!r} is {_described(own)}, and what was assigned is {_described(value)}"
+            f"nogil: the state {name!r} is {described(own)}, and what was assigned is {described(value)}"
         )
-
-
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def _restored(forward: GraphForward, blocks: list[torch.Tensor]) -> Session:

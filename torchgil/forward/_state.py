@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
+from torchgil.forward._examples import memory, overlap
 from torchgil.forward._unsupported import refuse
 from torchgil.forward._weights import weight_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Layout", "Member", "lay_out", "with_aliases"]
+__all__ = ["Layout", "Member", "described", "lay_out", "with_aliases"]
 
 # A block begins at such an address, as torch's own memory does: the same elements are aligned as in the
 # model, on which the bits of some kernels depend.
@@ -61,8 +62,17 @@ class _Span(NamedTuple):
     name: str
 
 
+def described(tensor: torch.Tensor) -> str:
+    """Its dtype and shape: ``float32[2, 3]``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
 def with_aliases(
-    program: ExportedProgram, written: Iterable[str], read: Iterable[str], parameters: Iterable[str]
+    program: ExportedProgram,
+    written: Iterable[str],
+    read: Iterable[str],
+    parameters: Iterable[str],
+    assigned: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The names of the tensors that are written, and of those that share memory with one of them.
 
@@ -71,16 +81,18 @@ def with_aliases(
         written: The buffers and constants that the program writes to.
         read: All tensors that it reads or writes to.
         parameters: Those which are parameters: a session has none of its own.
+        assigned: The buffers that the model replaces by other tensors.
 
     Raises:
-        NotImplementedError: A tensor that is written has no plain memory, or shares it with a parameter.
+        NotImplementedError: A tensor that is written has no plain memory, or shares it with a parameter; one
+            that is assigned shares it with any other.
     """
-    chosen, fixed = set(written), set(parameters)
+    chosen, fixed, replaced = set(written), set(parameters), set(assigned)
     tensors = {name: weight_of(program, name) for name in dict.fromkeys((*read, *chosen))}
     for name in chosen:
         if not _is_plain(tensors[name]):
             refuse(
-                f"it writes to {name!r}, which is sparse, quantized, conjugated or no plain tensor",
+                f"it writes to {name!r}, which is sparse, quantized, conjugated, on meta or no plain tensor",
                 "keep the state in plain torch.Tensors",
             )
     for group in _groups(tensors):
@@ -91,7 +103,22 @@ def with_aliases(
                     f"it writes to {written_here[0]!r}, which shares memory with the parameter {shared[0]!r}",
                     "give it memory of its own, by clone()",
                 )
+            if len(names) > 1 and (moved := sorted(names & replaced)):
+                refuse(
+                    f"it replaces {moved[0]!r}, which shares memory with {min(names - {moved[0]})!r}",
+                    "write values (copy_), or give it memory of its own, by clone()",
+                )
             chosen |= names
+    held = [(name, span) for name in sorted(chosen) for span in memory(tensors[name])]
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            for own in memory(tensor):
+                if shared := [other for other, span in held if overlap(own, span)]:
+                    refuse(
+                        f"it writes to {shared[0]!r}, which shares memory with {name!r}, and that is sparse, "
+                        "quantized, conjugated or no plain tensor",
+                        "give one of them memory of its own, by clone()",
+                    )
     return tuple(name for name in tensors if name in chosen)
 
 
@@ -179,5 +206,6 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
+        and tensor.device.type != "meta"
         and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
     )

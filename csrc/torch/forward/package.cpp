@@ -1,6 +1,8 @@
 // csrc/torch/forward/package.cpp: an AOTInductor package, run without the GIL.
 #include "package.h"
 
+#include "wrappers.h"
+
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -11,24 +13,10 @@
 namespace torchgil::forward {
 namespace {
 
-// Tensors that stand for others, and the modes that make such of what operators
-// return.
-const c10::DispatchKeySet kWrappers = c10::python_ks |
-    c10::functorch_transforms_ks |
-    c10::DispatchKeySet({
-        c10::DispatchKey::Functionalize,
-        c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
-        c10::DispatchKey::FuncTorchDynamicLayerBackMode,
-    });
-
 /// Compiled code reads memory: one element after the other, no sign or
 /// conjugation that is still to be done.
 at::Tensor with_memory(const at::Tensor& tensor, size_t place) {
-  const auto keys = tensor.key_set();
-  const bool plain = tensor.has_storage() &&
-      !keys.has_any(
-          kWrappers | c10::DispatchKeySet(c10::DispatchKey::NestedTensor));
-  if (!plain || (tensor.numel() != 0 && tensor.storage().data() == nullptr)) {
+  if (!has_memory(tensor)) {
     C10_THROW_ERROR(
         TypeError,
         "load_package: tensor " + std::to_string(place) +

@@ -20,7 +20,7 @@ std::string thread_name(ThreadId id) {
   const py::object thread = active.attr("get")(id);
   return thread.is_none()
       ? "with the number " + std::to_string(id)
-      : "'" + py::str(thread.attr("name")).cast<std::string>() + "'";
+      : py::repr(thread.attr("name")).cast<std::string>(); // any characters
 }
 
 } // namespace

@@ -1,21 +1,27 @@
 // csrc/torch/forward/state.cpp: the tensors that a program writes to.
 #include "state.h"
 
+#include "wrappers.h"
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
 namespace torchgil::forward {
 namespace {
 
-/// Memory that a user, too, may write to in place, outside of inference mode.
+/// Memory that a user, too, may write to in place, outside of inference mode;
+/// and tensors that have memory, whatever modes and transforms are around.
 class NormalTensors {
   c10::InferenceMode normal_{false};
   at::NoGradGuard no_grad_;
+  c10::impl::ExcludeDispatchKeyGuard alone_{kWrappers};
 };
 
 /// How many elements lie between a tensor's first and the end of its last.
@@ -117,10 +123,34 @@ void State::assign(const std::vector<at::Tensor>& blocks) {
 
 void State::write(const std::vector<std::pair<uint32_t, at::Tensor>>& values) {
   const NormalTensors guard;
+  std::vector<at::Tensor> sources;
   for (const auto& [number, value] : values) {
     TORCH_CHECK_VALUE(number < values_.size(), "no tensor ", number);
-    values_[number].toTensor().copy_(value);
+    TORCH_CHECK_TYPE(
+        has_memory(value),
+        "nogil: what was assigned to a session's state has no memory of its "
+        "own (it is a subclass, fake, sparse, nested, freed, on the device "
+        "meta, or inside a transform such as vmap); assign a plain "
+        "torch.Tensor");
+    sources.push_back(owns(value) ? value.clone() : value);
   }
+  for (size_t i = 0; i < values.size(); ++i) {
+    auto target = values_[values[i].first].toTensor();
+    for (int64_t d = 0; d < target.dim(); ++d) {
+      if (target.stride(d) == 0 && target.size(d) > 1) { // expanded
+        target = target.narrow(d, 0, 1);
+        sources[i] = sources[i].narrow(d, 0, 1);
+      }
+    }
+    target.copy_(sources[i]);
+  }
+}
+
+bool State::owns(const at::Tensor& tensor) const {
+  return tensor.has_storage() &&
+      std::any_of(blocks_.begin(), blocks_.end(), [&](const auto& block) {
+           return block.storage().is_alias_of(tensor.storage());
+         });
 }
 
 } // namespace torchgil::forward

@@ -59,9 +59,9 @@ class StateLayout {
   std::vector<Member> tensors_;
 };
 
-/// One session's own memory and the tensors in it. GIL: not needed. Python
-/// never has one of these tensors, but for operators whose kernel is Python:
-/// what it is given are aliases.
+/// One session's own memory and the tensors in it. GIL: not needed. Python is
+/// given aliases of these tensors; only an operator whose kernel is Python has
+/// the tensors themselves, while it runs.
 class State {
  public:
   /// Copies the blocks: the layout's first ones, or another state's.
@@ -70,7 +70,8 @@ class State {
   /// Copies the bytes of other blocks of the same layout.
   void assign(const std::vector<at::Tensor>& blocks);
 
-  /// Copies values into tensors, by their numbers.
+  /// Copies values into tensors, by their numbers. All are read before the
+  /// first is written: some may be the state's own.
   void write(const std::vector<std::pair<uint32_t, at::Tensor>>& values);
 
   /// The tensors, in the order in which they were added to the layout.
@@ -83,6 +84,8 @@ class State {
   }
 
  private:
+  bool owns(const at::Tensor& tensor) const;
+
   std::vector<at::Tensor> blocks_;
   std::vector<c10::IValue> values_;
 };

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchgil.forward._archive import damage
+from torchgil.forward._assignments import inner_assignments, refuse_lost
 from torchgil.forward._examples import merged_arguments, separate
 from torchgil.forward._torch_compat import refusal_of
 
@@ -133,12 +134,15 @@ def exported(
 
 
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
-    except ValueError as error:
-        if why := refusal_of(error):
-            raise NotImplementedError(f"nogil: {why}") from error
-        raise
+    with inner_assignments(model) as assigned:
+        try:
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+        except ValueError as error:
+            if why := refusal_of(error):
+                raise NotImplementedError(f"nogil: {why}") from error
+            raise
+    refuse_lost(program, assigned)
+    return program
 
 
 def structural_copy(model: nn.Module) -> nn.Module:

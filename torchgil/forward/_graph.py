@@ -37,7 +37,9 @@ def build(plan: Plan, inputs: InputPlan, weights: Sequence[torch.Tensor], state:
     for member in state.members:
         graph.add_state(*member)
     graph.set_code(encode(plan.code))
-    graph.set_outputs([_encode(output) for output in plan.outputs if not isinstance(output, Constant)])
+    results = [output for output in plan.outputs if not isinstance(output, Constant)]
+    graph.set_outputs([_encode(output) for output in (*results, *(value for _, value in plan.new_state))])
+    graph.set_new_state([place for place, _ in plan.new_state])
     return graph
 
 

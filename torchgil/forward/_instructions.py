@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
+from torchgil.forward._assignments import assigned_buffers
 from torchgil.forward._builtin_functions import BUILTINS
 from torchgil.forward._mutation import Roots, check_call
 from torchgil.forward._operands import (
@@ -28,8 +29,9 @@ from torchgil.forward._operands import (
     walk,
 )
 from torchgil.forward._slots import Slots
-from torchgil.forward._state import with_aliases
+from torchgil.forward._state import described, with_aliases
 from torchgil.forward._unsupported import refuse, source_line, well_formed
+from torchgil.forward._weights import weight_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -58,17 +60,21 @@ def plan(program: ExportedProgram, state: Sequence[str] | None = None) -> Plan:
         lowering = _Lowering(program, ())
         lowering.run()
         written = lowering.roots.written
-        state = with_aliases(program, written, lowering.weights, lowering.parameters) if written else ()
+        assigned = lowering.assigned.values()
+        state = (
+            with_aliases(program, written, lowering.weights, lowering.parameters, assigned) if written else ()
+        )
     lowering = _Lowering(program, state)
-    code, outputs = lowering.run()
+    code, outputs, new_values = lowering.run()
     if unknown := lowering.roots.written - set(state):  # of a saved forward that was changed by hand
         raise ValueError(f"nogil: the program writes to {', '.join(sorted(unknown))}, not only to its state")
     slots = Slots(lowering.num_values)
-    slots.count_uses(code, outputs)
+    slots.count_uses(code, [*outputs, *new_values.values()])
     placed = slots.place(code)
     return Plan(
         code=placed,
         outputs=tuple(slots.read(o) for o in outputs),
+        new_state=tuple((state.index(name), slots.read(value)) for name, value in new_values.items()),
         num_slots=slots.size,
         weights=tuple(lowering.weights),
         state=tuple(state),
@@ -88,8 +94,10 @@ class _Lowering:
         self.ops: set[tuple[str, str]] = set()
         self.num_values = 0
         self.roots = Roots()
+        self.assigned = assigned_buffers(program)
 
-    def run(self) -> tuple[list[Instruction | Region], list[Operand]]:
+    def run(self) -> tuple[list[Instruction | Region], list[Operand], dict[str, Operand]]:
+        """The instructions, the results, and what a functional graph writes back to its buffers."""
         signature = self.program.graph_signature
         written_back: set[str] = set()
         for spec in signature.output_specs:
@@ -103,7 +111,6 @@ class _Lowering:
                 )
         env: dict[Node, Any] = {}
         specs = iter(signature.input_specs)
-        places: dict[str, Weight | State] = {}
         users = 0
         for node in self.program.graph.find_nodes(op="placeholder"):
             spec = next(specs)
@@ -115,7 +122,7 @@ class _Lowering:
                 name = str(spec.target)
                 if not node.users and name not in written_back:  # export lists all that the model has
                     continue
-                places[name] = env[node] = self._held(name)
+                env[node] = self._held(name)
                 is_parameter = spec.kind is InputKind.PARAMETER
                 if is_parameter:
                     self.parameters.append(name)
@@ -132,14 +139,34 @@ class _Lowering:
         code: list[Instruction | Region] = []
         outputs = self._graph(self.program.graph_module, env, code)
         results: list[Operand] = []
-        new_values: list[tuple[str, Operand]] = []
-        for spec, output in zip(signature.output_specs, outputs, strict=True):
+        new_values: dict[str, Operand] = {}
+        nodes = self.program.graph.output_node().args[0]
+        for spec, output, node in zip(signature.output_specs, outputs, nodes, strict=True):
             if spec.kind is OutputKind.BUFFER_MUTATION:
-                new_values.append((str(spec.target), output))
+                new_values[str(spec.target)] = output
+                self._check_like(str(spec.target), node)
             else:
                 results.append(output)
-        self._write_back(new_values, places, code)
-        return code, [self._result(output, code) for output in results]
+        for node, name in self.assigned.items():
+            with well_formed(node):
+                new_values[name] = self._operand(node.args[1], env)
+            self._check_like(name, node.args[1])
+        self.roots.written.update(new_values)
+        return code, results, new_values
+
+    def _check_like(self, name: str, node: Any) -> None:
+        """Refuse the new value of a buffer that has another dtype or shape: to copy it would convert it."""
+        old, new = weight_of(self.program, name), getattr(node, "meta", {}).get("val")
+        if isinstance(new, torch.Tensor) and (
+            new.dtype != old.dtype
+            or new.dim() != old.dim()
+            or any(isinstance(n, int) and n != o for n, o in zip(new.shape, old.shape, strict=True))
+        ):
+            refuse(
+                f"it gives the buffer {name!r} another dtype or shape: {described(new)} for {described(old)}",
+                "keep both as they are",
+                node,
+            )
 
     def _held(self, name: str) -> Weight | State:
         """Where a parameter, buffer or lifted constant comes from."""
@@ -148,40 +175,12 @@ class _Lowering:
         self.weights.append(name)
         return Weight(len(self.weights) - 1)
 
-    def _write_back(
-        self,
-        new_values: list[tuple[str, Operand]],
-        places: dict[str, Weight | State],
-        code: list[Instruction | Region],
-    ) -> None:
-        """What a functional graph returns as its buffers' new values is copied into them at the end."""
-        for place, (target, value) in enumerate(new_values):
-            self.roots.written.add(target)
-            if self.roots.sure(value):  # another buffer, say, which is written as well: two that are swapped
-                new_values[place] = (target, self._emit(target, "aten::clone", (value, Default()), code))
-        for target, value in new_values:
-            self._emit(target, "aten::copy_", (places[target], value, Default()), code)
-
-    def _result(self, output: Operand, code: list[Instruction | Region]) -> Operand:
-        """A result that is one of the state's tensors: an alias, so that a user who changes its shape in
-        place (`squeeze_`) does not change the session's."""
-        if any(isinstance(root, State) for root in self.roots.sure(output)):
-            return self._emit("output", "aten::detach", (output,), code)
-        return output
-
-    def _emit(
-        self, name: str, op: str, operands: tuple[Operand, ...], code: list[Instruction | Region]
-    ) -> Operand:
-        """An instruction that no node stands for; its one result."""
-        out = self._value()
-        code.append(Instruction(name, "", op, "", operands, (out,)))
-        self.ops.add((op, ""))
-        return Slot(out)
-
     def _graph(
         self, module: GraphModule, env: dict[Node, Any], code: list[Instruction | Region]
     ) -> list[Operand]:
         for node in module.graph.nodes:
+            if node in self.assigned:
+                continue
             if node.op == "call_function":
                 with well_formed(node):
                     self._call(module, node, env, code)

@@ -113,6 +113,7 @@ class Plan:
         weights: The names of parameters, buffers and lifted constants, in the order :class:`Weight` counts.
         state: The names of buffers and lifted constants that are written, in the order :class:`State` counts.
         outputs: The flattened outputs in order.
+        new_state: What is copied into tensors of the state when all has run, by their places in `state`.
         ops: The operators used, as ``(name, overload)``, each once.
         count: How many instructions there are, those inside regions included.
     """
@@ -122,6 +123,7 @@ class Plan:
     weights: tuple[str, ...]
     state: tuple[str, ...]
     outputs: tuple[Operand, ...]
+    new_state: tuple[tuple[int, Operand], ...]
     ops: tuple[tuple[str, str], ...]
     count: int
 

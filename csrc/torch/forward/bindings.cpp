@@ -103,6 +103,7 @@ void register_bindings(py::module_& m) {
       .def("add_weight", &Graph::add_weight)
       .def("set_code", &Graph::set_code)
       .def("set_outputs", &Graph::set_outputs)
+      .def("set_new_state", &Graph::set_new_state, py::arg("new_state"))
       .def(
           "add_block",
           [](Graph& graph, at::Tensor bytes) {

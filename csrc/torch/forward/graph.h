@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace torchgil::forward {
@@ -36,6 +37,9 @@ class Graph : public Arguments {
 
   void set_code(const pybind11::list& code);
   void set_outputs(const pybind11::list& encoded);
+  void set_new_state(std::vector<uint32_t> new_state) {
+    program_.set_new_state(std::move(new_state));
+  }
 
   /// A call of a program without state.
   /// GIL: held on entry, released once while the graph runs.

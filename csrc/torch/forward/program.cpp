@@ -58,6 +58,18 @@ at::Tensor number_as_tensor(const IValue& number) {
   return tensor;
 }
 
+bool share_memory(const at::Tensor& a, const at::Tensor& b) {
+  return a.has_storage() && b.has_storage() &&
+      a.storage().is_alias_of(b.storage());
+}
+
+/// Whether they are the same elements in the same memory.
+bool same_place(const at::Tensor& a, const at::Tensor& b) {
+  return share_memory(a, b) && a.storage_offset() == b.storage_offset() &&
+      a.dtype() == b.dtype() && a.sizes() == b.sizes() &&
+      a.strides() == b.strides();
+}
+
 IValue coerced(IValue value, Operand::Coerce coerce) {
   switch (coerce) {
     case Operand::Coerce::kNone:
@@ -183,6 +195,7 @@ void Program::check(const Code& code, Live& live) {
 void Program::set_code(Code code) {
   code_.clear(); // nothing runs of what is refused
   outputs_.clear();
+  new_state_.clear();
   num_slots_ = 0;
   num_inputs_ = num_state_ = 0;
   size_t results = 0;
@@ -200,6 +213,51 @@ void Program::set_outputs(std::vector<Operand> outputs) {
     check(output, live);
   }
   outputs_ = std::move(outputs);
+  new_state_.clear();
+}
+
+void Program::set_new_state(std::vector<uint32_t> new_state) {
+  TORCH_CHECK_VALUE(
+      new_state.size() <= outputs_.size(), "too few outputs for the state");
+  for (const auto number : new_state) {
+    num_state_ = std::max(num_state_, size_t{number} + 1);
+  }
+  new_state_ = std::move(new_state);
+}
+
+void Program::settle(std::vector<IValue>& results, const Frame& frame) const {
+  const auto first = results.size() - new_state_.size();
+  std::vector<std::pair<at::Tensor, size_t>> replaced;
+  for (size_t i = 0; i < new_state_.size(); ++i) {
+    const auto& target = frame.state[new_state_[i]].toTensor();
+    if (!same_place(target, results[first + i].toTensor())) {
+      replaced.emplace_back(target, first + i);
+    }
+  }
+  if (!replaced.empty()) {
+    for (auto& result : results) {
+      const auto shared = [&](const auto& entry) {
+        return share_memory(entry.first, result.toTensor());
+      };
+      if (result.isTensor() &&
+          std::any_of(replaced.begin(), replaced.end(), shared)) {
+        result = result.toTensor().clone();
+      }
+    }
+  }
+  for (const auto& [target, place] : replaced) {
+    target.copy_(results[place].toTensor());
+  }
+  results.resize(first);
+  for (auto& result : results) {
+    const auto same = [&](const IValue& held) {
+      return held.toTensor().is_same(result.toTensor());
+    };
+    if (result.isTensor() &&
+        std::any_of(frame.state.begin(), frame.state.end(), same)) {
+      result = result.toTensor().detach();
+    }
+  }
 }
 
 IValue Program::read(const Operand& operand, Frame& frame) const {
@@ -246,7 +304,18 @@ void Program::check_writes(const Instruction& instruction, Frame& frame) const {
       }
     }
   }
+  const bool reshapes = instruction.op->hasTag(at::Tag::inplace_view);
   const auto check = [&](const IValue& value) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !reshapes || !value.isTensor() ||
+            std::none_of(
+                frame.state.begin(),
+                frame.state.end(),
+                [&](const IValue& held) {
+                  return held.toTensor().is_same(value.toTensor());
+                }),
+        "it changes the shape or the memory of a buffer, not its values; keep "
+        "both as they are, and write values (copy_, index_copy_)");
     TORCH_CHECK_NOT_IMPLEMENTED(
         !value.isTensor() || !frame.shared->overlaps(value.toTensor()),
         "it writes to memory that it shares with an input or a weight, a data "
@@ -331,6 +400,7 @@ std::vector<IValue> Program::run(
   for (const auto& output : outputs_) {
     results.push_back(read(output, frame));
   }
+  settle(results, frame);
   return results;
 }
 

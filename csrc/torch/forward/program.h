@@ -96,6 +96,11 @@ class Program {
   void set_code(Code code);
   void set_outputs(std::vector<Operand> outputs);
 
+  /// The last outputs, one for each of these numbers, are no results: they are
+  /// the new values of those tensors of the state, which a functional graph
+  /// leaves as they are until all has run.
+  void set_new_state(std::vector<uint32_t> new_state);
+
   bool empty() const {
     return code_.empty();
   }
@@ -122,6 +127,10 @@ class Program {
   void check(const Operand& operand, Live& live);
   void execute(const Code& code, Frame& frame) const;
   void step(const Instruction& instruction, Frame& frame) const;
+  /// Writes the new state, of which results keep the old values that they are
+  /// of; and hands out no tensor of the state itself, whose shape is not the
+  /// caller's to change.
+  void settle(std::vector<c10::IValue>& results, const Frame& frame) const;
   void check_writes(const Instruction& instruction, Frame& frame) const;
   c10::IValue read(const Operand& operand, Frame& frame) const;
   c10::IValue build_list(uint32_t index, Frame& frame) const;
@@ -141,6 +150,7 @@ class Program {
   std::vector<uint32_t> weight_constants_; // by the weights' numbers
   Code code_;
   std::vector<Operand> outputs_;
+  std::vector<uint32_t> new_state_;
 };
 
 } // namespace torchgil::forward

@@ -149,8 +149,8 @@ def call():
 
 
 def test_of_several_others_the_one_that_waits_for_longest_has_the_turn():
-    """Each that looks again by itself went to the end of the interpreter's own queue, and one could stay there:
-    then up to 15 turns in a row were the other's, and 1.8 to 2 on average."""
+    """Turn by turn. Each that looks again by itself went to the end of the interpreter's own queue, and one
+    could stay there: then up to 15 turns in a row were the other's, and 1.8 to 2 on average."""
     code = """
 import threading
 import torchgil

@@ -6,9 +6,9 @@ busy Python thread at the default switch interval and at 100 us; beside a monito
 
 What is unfair: `torch.compile`, AOTInductor and the inductor backend fuse operators, which eager and the
 graph backend do not; `frozen` (the inductor backend with `freeze=True`) folds and packs weights as well, and
-so does not see the model's any more; `ThroughputBenchmark` calls a TorchScript module from C++ threads and so
-is a limit, no peer. How much a busy thread hurts depends on how fast threads wake on the machine: that is
-printed last.
+so does not see the model's any more, and ONNX Runtime does the same; `ThroughputBenchmark` calls a
+TorchScript module from C++ threads and so is a limit, no peer. How much a busy thread hurts depends on how
+fast threads wake on the machine: that is printed last.
 
 The first run compiles (minutes): packages and Inductor's cache are kept under benchmarks/.cache. Run
 `--prepare` first to keep compiling out of the measured rounds. Models that are not measured keep their
@@ -39,7 +39,12 @@ from forward_models import MODELS, Model  # noqa: E402
 
 import torchgil  # noqa: E402
 
-ROWS = ("eager", "priority", "jit", "compile", "compile_cpp", "aoti", "graph", "inductor", "frozen", "limit")
+ONNX = ("onnx", "onnx_priority")  # where its packages are installed
+ROWS = (
+    *("eager", "priority", "jit", "compile", "compile_cpp", "aoti"),
+    *ONNX,
+    *("graph", "inductor", "frozen", "limit"),
+)
 QUICK = ("eager", "priority", "graph")
 Call = Callable[..., Any]
 
@@ -57,6 +62,10 @@ def make(row: str, model: Model) -> Call:
     if row in ("compile", "compile_cpp"):
         torch._inductor.config.cpp_wrapper = row == "compile_cpp"
         return inference(torch.compile(module, dynamic=model.dynamic_shapes is not None))
+    if row == "onnx":
+        return onnx_session(module, model)
+    if row == "onnx_priority":
+        return torchgil.gil_priority()(onnx_session(module, model))
     if row == "graph":
         return torchgil.nogil(module, example, dynamic_shapes=model.dynamic_shapes)
     inductor = torchgil.nogil(
@@ -72,6 +81,30 @@ def make(row: str, model: Model) -> Call:
     package = inductor.path  # the same package, through torch's own loader
     del inductor
     return inference(torch._inductor.aoti_load_package(package))
+
+
+def onnx_session(module: torch.nn.Module, model: Model) -> Call:
+    """ONNX Runtime over what torch.onnx exports. Tensors and its arrays share their memory."""
+    import onnxruntime
+
+    example = model.inputs(0)
+    program = torch.onnx.export(
+        module, example, dynamo=True, dynamic_shapes=model.dynamic_shapes, verbose=False
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*args: Any) -> Any:
+        arrays = [tensor.numpy() for tensor in args]
+        return [torch.from_numpy(a) for a in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+    with torch.inference_mode():  # else it would be no peer
+        torch.testing.assert_close(run(*example)[0], module(*example), rtol=1e-3, atol=1e-4)
+    return run
 
 
 def inference(function: Call) -> Call:
@@ -287,6 +320,8 @@ def parent(options: argparse.Namespace) -> None:
     scale = 0.2 if options.quick else 1.0
     options.models = options.models or (["transformer"] if options.quick else list(MODELS))
     options.rows = options.rows or list(QUICK if options.quick else ROWS)
+    peers = harness.versions("onnxruntime", "onnxscript")
+    options.rows = with_peers(options, peers)
     for name in options.models:
         configurations = {
             row: {"model": name, "row": row, "scale": scale, "prepare": options.prepare}
@@ -304,9 +339,21 @@ def parent(options: argparse.Namespace) -> None:
         return
     table = {name: {row: merge(rounds) for row, rounds in rows.items()} for name, rows in raw.items()}
     about = {"wakeup_p50_s": wakeup(), "overhead": overhead(), "dates": dates}
-    path = harness.save("forward", {"table": table, "about": about, "rounds": raw}, str(target))
+    path = harness.save("forward", {"table": table, "about": about, "rounds": raw}, str(target), peers=peers)
     show(table, about)
     print(f"-> {path}")
+
+
+def with_peers(options: argparse.Namespace, peers: dict[str, str | None]) -> list[str]:
+    """The rows that can be measured here; see `harness.stay_where_missing`."""
+    rows: list[str] = options.rows
+    if not {*ONNX} & {*rows}:
+        return rows
+    harness.stay_where_missing(options, peers)
+    if None not in peers.values():
+        return rows
+    print("not measured: ONNX Runtime; pip install 'torchgil[bench]'")
+    return [row for row in rows if row not in ONNX]
 
 
 def wakeup() -> float:

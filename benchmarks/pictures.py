@@ -12,7 +12,14 @@ from budgets import Budget, Spread, met, number
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
 HELD, RELEASED, PRIORITY, ADAPTIVE, EAGER = "#d55e00", "#009e73", "#cc79a7", "#0072b2", "#777777"
 EDGE = 20.0  # how many times off, or better, the picture of the budgets shows at most
-COLOURS = {"priority": PRIORITY, "aoti": HELD, "graph": RELEASED, "inductor": RELEASED, "frozen": RELEASED}
+COLOURS = {
+    "priority": PRIORITY,
+    "onnx_priority": PRIORITY,
+    "aoti": HELD,
+    "graph": RELEASED,
+    "inductor": RELEASED,
+    "frozen": RELEASED,
+}
 
 
 Extremes = Mapping[str, float]  # median, min, max

@@ -11,6 +11,8 @@ FORWARDS = {
     "priority": "eager, `gil_priority()`",
     "compile": "`torch.compile`",
     "aoti": "AOTInductor, torch's loader",
+    "onnx": "ONNX Runtime",
+    "onnx_priority": "ONNX Runtime, `gil_priority()`",
     "graph": "`nogil`",
     "inductor": '`nogil`, `backend="inductor"`',
     "frozen": "the same with `freeze=True`",

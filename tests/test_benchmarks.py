@@ -175,6 +175,26 @@ def test_where_a_peer_is_missing_the_old_results_stay(plots, tmp_path, monkeypat
     harness.stay_where_missing(argparse.Namespace(json=None), harness.versions("pytest"))
 
 
+def test_a_forward_is_measured_without_onnx_runtime_where_that_is_missing(
+    plots, tmp_path, monkeypatch, capsys
+):
+    import argparse
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # which the benchmark would set
+    import bench_forward
+
+    here, gone = {"onnxruntime": "1", "onnxscript": "1"}, {"onnxruntime": "1", "onnxscript": None}
+    asked = argparse.Namespace(rows=["eager", "onnx", "onnx_priority", "frozen"], json="x.json")
+    assert bench_forward.with_peers(asked, here) == asked.rows
+    assert bench_forward.with_peers(asked, gone) == ["eager", "frozen"]
+    assert "not measured: ONNX Runtime; pip install 'torchgil[bench]'" in capsys.readouterr().out
+    asked.json = None  # the kept results have its rows
+    with pytest.raises(SystemExit):
+        bench_forward.with_peers(asked, gone)
+    asked.rows = ["eager"]
+    assert bench_forward.with_peers(asked, gone) == ["eager"]
+
+
 def test_results_say_by_which_command_and_beside_which_peers_they_were_made(plots, tmp_path, monkeypatch):
     import harness
 
@@ -189,7 +209,7 @@ def test_results_say_by_which_command_and_beside_which_peers_they_were_made(plot
 def test_every_peer_is_pinned_in_the_extra_that_has_them_all():
     extra = re.search(r"^bench = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     pinned = dict(re.findall(r'"([\w-]+)==([\d.]+)"', extra))
-    assert pinned.keys() == {"py-spy", "gilknocker", "batched", "async-batcher"}
+    assert pinned.keys() == {"py-spy", "gilknocker", "batched", "async-batcher", "onnxruntime", "onnxscript"}
     asked = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("bench_*.py"))
     for peer in pinned:
         assert f'"{peer}"' in asked, peer

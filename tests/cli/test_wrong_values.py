@@ -51,6 +51,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
             **FILES,
             "--threshold": [*NOT_A_DURATION, "1us", "3601", "1e300"],
             "--hang": [*NOT_A_DURATION, "1us", "86401", "1e300"],
+            "--hang-output": NOT_A_FILE,
             "--exit-after": [*NOT_A_DURATION, "1s", "86401", "1e300"],
             "--stacks": [],
             "--fail": [],

@@ -50,9 +50,10 @@ class Batcher(NotCopied):
         max_delay: Seconds that the oldest request may wait for others. 0: a batch is what has come while the
             last one ran. At interpreter exit what is queued is still served, after this delay.
         max_queue: Most requests that wait for a batch.
-        on_full: "block": `submit` waits until half of the queue is free; "raise": it raises QueueFull, as it
-            always does in a done-callback or in `fn` itself, for which the batcher waits.
-        block_timeout: Seconds after which any room will do, or else QueueFull; None: for ever.
+        on_full: "block": `submit` waits until half of the queue is free, and at least a batch; "raise": it
+            raises QueueFull, as it always does in a done-callback or in `fn` itself, for which the batcher
+            waits.
+        block_timeout: Seconds after which any room will do, out of turn, or else QueueFull; None: for ever.
         timeout: Seconds a request may wait for a batch before TimeoutError; None: any time. In a batch it is
             not timed any more. A task is told on time; a thread when the next batch is formed, so not while
             every worker is busy: limit its own wait with `future.result(timeout)`.

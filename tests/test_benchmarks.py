@@ -47,12 +47,16 @@ def plots(monkeypatch):
     return plots
 
 
+def without_age(page: str) -> str:
+    """A checkout whose history is cut short or rewritten cannot say what has changed since a result was kept."""
+    page = re.sub(r"\n\nMeasured on [\d-]+; what it measures has changed since\.", "", page)
+    return re.sub(r" +", " ", re.sub(r"(, )?\bolder( than its code)?\b", "", page))
+
+
 def test_what_the_documents_show_is_what_was_kept(plots):
-    if plots.kept._git("log", "-1") is None:
-        pytest.skip("not a git checkout, which knows what has changed since a result was kept")
     results = plots.load()
     for path, text in plots.documents(results).items():
-        assert path.read_text() == text, f"{path.name}: run benchmarks/plots.py"
+        assert without_age(path.read_text()) == without_age(text), f"{path.name}: run benchmarks/plots.py"
     named = {budget.benchmark for budget in plots.BUDGETS}
     assert named <= results.keys()
     for budget, figure in plots.measure(results):

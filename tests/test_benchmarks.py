@@ -48,7 +48,7 @@ def plots(monkeypatch):
 
 
 def without_age(page: str) -> str:
-    """A checkout whose history is cut short or rewritten cannot say what has changed since a result was kept."""
+    """A checkout whose history was cut or rewritten cannot say what has changed since a result was kept."""
     page = re.sub(r"\n\nMeasured on [\d-]+; what it measures has changed since\.", "", page)
     return re.sub(r" +", " ", re.sub(r"(, )?\bolder( than its code)?\b", "", page))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from cells import cell, milliseconds, shown, table
+from priority_tables import io_rows, priority_crowds_rows, priority_work_rows, priority_works_rows
 
 # The ways of a forward that README shows.
 FORWARDS = {
@@ -17,30 +19,6 @@ FORWARDS = {
     "inductor": '`nogil`, `backend="inductor"`',
     "frozen": "the same with `freeze=True`",
 }
-
-
-UNSTABLE = "~"  # before a figure
-
-
-def table(heads: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right; under it, what the mark in some cell means."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
-
-    names = heads.split("|")
-    lines = [line([name.strip() for name in names]), "|---|" + "--:|" * (len(names) - 1), *map(line, rows)]
-    if any(UNSTABLE in line for line in lines):
-        lines += ["", f"{UNSTABLE}: unstable; the extremes, behind it, lie further apart than it is large."]
-    return lines
-
-
-def shown(figure: Mapping[str, float], factor: float, digits: str) -> str:
-    """The median; one that is unstable is marked as such, and has its extremes behind it."""
-    median, low, high = (f"{figure[key] * factor:{digits}}" for key in ("median", "min", "max"))
-    if figure["max"] - figure["min"] <= abs(figure["median"]):
-        return median
-    return f"{UNSTABLE}{median} ({low} to {high})"
 
 
 def forward_rows(rows: Any) -> list[str]:
@@ -154,124 +132,6 @@ def pool_interval_rows(rows: Any) -> list[str]:
     return table("switch interval | eager | busy thread | `nogil` | busy thread", lines)
 
 
-def priority_rows(rows: Any, wanted: list[tuple[str, int, int]], title: Callable[..., str]) -> list[str]:
-    """Each wanted work alone and beside busy threads, in every way, and what is left to those."""
-    ways = {"plain": "", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
-    mends = " | ".join(name for name in ways.values() if name)
-    lines = []
-    for work, workers, busy in wanted:
-        of = {
-            r["way"]: r
-            for r in rows
-            if (r["work"], r["workers"], r["busy"]) == (work, workers, busy) and r["way"] in ways
-        }
-        p50 = [of[way]["p50_s"] for way in ways]
-        keep = [of[way]["busy_per_s"]["median"] / of[way]["busy_alone_per_s"]["median"] for way in ways]
-        cells = [milliseconds(of["plain"]["alone_p50_s"]), *map(milliseconds, p50)]
-        cells += [f"{share:.0%}" for share in keep]
-        lines.append([title(work, workers, busy), *cells])
-    return table(f"| alone | beside the busy | {mends} | the busy keep: | {mends}", lines)
-
-
-def milliseconds(figure: Mapping[str, float]) -> str:
-    seconds = figure["median"]
-    digits = ",.0f" if seconds >= 1 else ".3g" if seconds >= 1e-3 else ".3f"
-    return f"{shown(figure, 1e3, digits)} ms"
-
-
-def priority_works_rows(rows: Any) -> list[str]:
-    titles = {
-        "reacquire": "taking the GIL back after 0.2 ms",
-        "eager": "eager forward, 4-layer transformer",
-        "step": "a training step of it",
-        "nogil": "`nogil`",
-        "add": "`torch.add`, 4x4, back to back",
-        "tiny": "a thousand releases of 2 us",
-        "decode": "a token of a small language model",
-        "pool": "the forward through a `ThreadPool`",
-        "batcher": "256 rows through a `Batcher`",
-    }
-    measured = {(r["work"], r["workers"], r["busy"]) for r in rows}
-    wanted = [(work, workers, 1) for workers in (1, 2) for work in titles if workers == 1 or work != "eager"]
-    return priority_rows(
-        rows,
-        [row for row in wanted if row in measured],
-        lambda work, workers, _: titles[work] + ", in two threads" * (workers == 2),
-    )
-
-
-def priority_crowds_rows(rows: Any) -> list[str]:
-    """Forwards per second and the slowest hundredth, in every way, and what the busy threads keep."""
-    ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
-    lines = []
-    for workers, busy in dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager"):
-        of = {
-            r["way"]: r
-            for r in rows
-            if (r["work"], r["workers"], r["busy"]) == ("eager", workers, busy) and r["way"] in ways
-        }
-        if not of or (workers, busy) == (1, 0):
-            continue
-        cells = [shown(of[way]["calls_per_s"], 1, ",.0f") for way in ways]
-        cells += [milliseconds(of[way]["p99_s"]) for way in ways]
-        for way in ways:
-            alone = of[way]["busy_alone_per_s"]["median"]
-            cells.append(f"{of[way]['busy_per_s']['median'] / alone:.0%}" if alone else "")
-        lines.append([f"{workers} running it, {busy or 'nobody'} busy", *cells])
-    heads = " | ".join(ways.values())
-    return table(
-        f"forwards a second, p99, and what the busy keep | a second: {heads} | p99: {heads} | keep: {heads}",
-        lines,
-    )
-
-
-def priority_work_rows(rows: Any) -> list[str]:
-    """What a crowd gets done, in cores: forwards times what one takes alone, and what the busy threads do."""
-    ways = {"plain": "plain", "priority": "`gil_priority()`", "interval": "`setswitchinterval(1e-5)`"}
-    (alone,) = [
-        r["alone_p50_s"]["median"]
-        for r in rows
-        if (r["work"], r["way"], r["workers"], r["busy"]) == ("eager", "plain", 1, 1)
-    ]
-    lines = []
-    for workers, busy in dict.fromkeys((r["workers"], r["busy"]) for r in rows if r["work"] == "eager"):
-        if not busy:
-            continue
-        cells = []
-        for way in ways:
-            (r,) = [
-                r
-                for r in rows
-                if (r["work"], r["way"], r["workers"], r["busy"]) == ("eager", way, workers, busy)
-            ]
-            keep = r["busy_per_s"]["median"] / r["busy_alone_per_s"]["median"]
-            cells.append(f"{r['calls_per_s']['median'] * alone + keep:.2f}")
-        lines.append([f"{workers} running it, {busy} busy", *cells])
-    return table(f"cores' worth of work | {' | '.join(ways.values())}", lines)
-
-
-def io_rows(rows: Any) -> list[str]:
-    titles = {
-        "echo": "64 bytes to another process and back",
-        "queue": "an item to another thread, by `queue.Queue`",
-        "asyncio": "how late an event loop's `sleep(0.001)` is",
-    }
-    ways = {
-        "plain": "beside the busy",
-        "priority": "`gil_priority()`",
-        "interval": "`setswitchinterval(1e-5)`",
-    }
-    lines = []
-    for work, title in titles.items():
-        of = {r["way"]: r for r in rows if r["work"] == work}
-        cells = [milliseconds(of["plain"]["alone_p50_s"])]
-        cells += [f"{milliseconds(of[way]['p50_s'])}; {milliseconds(of[way]['p99_s'])}" for way in ways]
-        cells += [f"{of[way]['busy_keep']['median']:.0%}" for way in ways]
-        lines.append([title, *cells])
-    heads = " | ".join(ways.values())
-    return table(f"p50; p99 | alone | {heads} | the busy keep: {heads}", lines)
-
-
 ON_CUDA = {
     "eager": "eager",
     "priority": "eager, `gil_priority()`",
@@ -382,11 +242,6 @@ def forward_tables(rows: Any) -> list[str]:
     return lines
 
 
-def cell(figures: Mapping[str, Any], key: str, factor: float, digits: int) -> str:
-    return shown(figures[key], factor, f".{digits}f") if key in figures else ""
-
-
-# By the comment that stands before the table: the results' name and the part of them.
 GENERATE = {
     "eager": "eager, `DynamicCache`",
     "static": "eager, `StaticCache`",
@@ -417,6 +272,7 @@ def generate_rows(rows: Any) -> list[str]:
     )
 
 
+# By the comment that stands before the table: the results' name and the part of them.
 TABLES = {
     "generate": generate_rows,
     "monitor": monitor_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -87,3 +88,16 @@ def exported(model: nn.Module, *args: Any, functional: bool = False, **options: 
             return program.run_decompositions({}) if functional else program
         except (AssertionError, RuntimeError, SpecViolationError) as error:
             raise NoFunctionalGraphError from error
+
+
+# Each way to use a session.
+USES: dict[str, Callable[[Any], Any]] = {
+    "a call": lambda s: s(torch.ones(1)),
+    "copy": lambda s: s.copy(),
+    "copy.copy": copy.copy,
+    "reset": lambda s: s.reset(),
+    "close": lambda s: s.close(),
+    "state": lambda s: s.state,
+    "state, set": lambda s: setattr(s, "state", {"a": torch.ones(1)}),
+    "pickle": pickle.dumps,
+}

@@ -188,6 +188,25 @@ def test_who_waited_for_long_enough_takes_any_room(held):
         assert blocked.result(60).result(60).tolist() == [[2.0, 2.0, 2.0]]
 
 
+def test_a_task_whose_time_is_up_as_it_waits_for_room_is_told_though_every_worker_is_busy(held):
+    """There is room for it by then, but no batch that would find it late."""
+    batcher, _, _ = held
+    queued = [batcher.submit(torch.zeros(1, 3)) for _ in range(4)]
+
+    async def late():
+        task = asyncio.create_task(batcher(torch.zeros(1, 3), timeout=0.2))
+        while batcher.stats().blocked == 0:
+            await asyncio.sleep(0)
+        queued[0].cancel()
+        batcher.stats()  # sweeps: there is room for one, but not half of the queue
+        assert batcher.stats().blocked == 1
+        with pytest.raises(TimeoutError, match="no result"):
+            await asyncio.wait_for(task, 60)
+
+    asyncio.run(late())
+    assert batcher.stats().timed_out == 1
+
+
 def test_blocking_ends_with_queue_full_when_time_is_up(held):
     batcher, _, _ = held
     for _ in range(4):
